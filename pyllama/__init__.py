@@ -1,0 +1,78 @@
+"""pyllama: a patched llama.cpp, built on your machine, with its whole C API and a small Python layer.
+
+Everything is loaded on first use, so that the builder works where nothing is built yet and
+importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from .errors import Error
+
+if TYPE_CHECKING:
+    from . import lib
+    from .context import Context
+    from .device import Device, devices
+    from .generation import Generation, Piece, generate, stream
+    from .model import Model
+    from .native.ffi import ffi
+    from .native.installed import BuildInfo, build_info
+    from .sampling import Sampler, SamplerParams
+    from .vocab import Vocab
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BuildInfo": "native.installed",
+    "Context": "context",
+    "Device": "device",
+    "Generation": "generation",
+    "Model": "model",
+    "Piece": "generation",
+    "Sampler": "sampling",
+    "SamplerParams": "sampling",
+    "Vocab": "vocab",
+    "build_info": "native.installed",
+    "devices": "device",
+    "ffi": "native.ffi",
+    "generate": "generation",
+    "stream": "generation",
+}
+
+__all__ = [
+    "BuildInfo",
+    "Context",
+    "Device",
+    "Error",
+    "Generation",
+    "Model",
+    "Piece",
+    "Sampler",
+    "SamplerParams",
+    "Vocab",
+    "build_info",
+    "devices",
+    "errors",
+    "ffi",
+    "generate",
+    "lib",
+    "stream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "lib":
+        return importlib.import_module(".lib", __name__)
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

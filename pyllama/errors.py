@@ -1,0 +1,63 @@
+"""The one error hierarchy of pyllama.
+
+Every message is a sentence that tells the user what to do next. Builder, runtime and
+command line all raise from here; nothing below imports anything.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base class of every error that pyllama raises on purpose."""
+
+
+class UsageError(Error, ValueError):
+    """A name or value that does not exist: a pin, a feature, a backend, an option."""
+
+
+class FetchError(Error):
+    """A source could not be reached or did not deliver what the lock says."""
+
+
+class VerificationError(FetchError):
+    """Bytes arrived, but they are not the ones that are locked."""
+
+
+class PatchError(Error):
+    """A feature does not apply, or a patched tree is not what it should be."""
+
+
+class BuildError(Error):
+    """Something that a build needs is missing, or the build failed."""
+
+
+class BindingsError(BuildError):
+    """The public headers hold something that the generator cannot bind."""
+
+
+class LoadError(Error, ImportError):
+    """The native libraries are missing or do not belong to this module."""
+
+
+class MissingFunctionError(LoadError, NotImplementedError):
+    """A function is declared in the headers, but no loaded library has it."""
+
+
+class ModelError(Error):
+    """A model file could not be loaded."""
+
+
+class ContextError(Error):
+    """A context could not be created or used as asked."""
+
+
+class DecodeError(ContextError):
+    """llama.cpp could not process a batch; `code` is its return value."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ClosedError(Error):
+    """A handle was used after it had been closed."""
