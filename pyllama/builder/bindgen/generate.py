@@ -1,0 +1,145 @@
+"""Generate and compile the bindings of one build."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cffi
+import cffi.recompiler
+
+from ...errors import BindingsError
+from . import csource, stubs
+from .headers import Exceptions, read
+
+MODULE = "_pyllama"
+_CSRC = Path(__file__).resolve().parents[2] / "native" / "csrc"
+# The oldest Python whose limited API the module keeps to.
+_LIMITED_API = "0x030A0000"
+
+_OWN = """
+void *pyllama_open(const char *path, char *error, size_t size);
+void *pyllama_symbol(void *library, const char *name);
+const char *pyllama_identity_of(void *library);
+bool pyllama_origin(void *address, char *path, size_t size);
+int pyllama_score(void *library);
+void pyllama_log(int level, const char *text, void *user_data);
+void pyllama_log_set_threshold(int level);
+void pyllama_log_set_sink(void (*sink)(int level, const char *line));
+size_t pyllama_log_mark(void);
+size_t pyllama_log_since(size_t mark, char *out, size_t size);
+bool pyllama_abort(void *flag);
+size_t pyllama_table_size(void);
+const char *pyllama_table_name(size_t i);
+bool pyllama_table_bound(size_t i);
+size_t pyllama_table_bind(void *library);
+const char *pyllama_module_identity(void);
+extern "Python" void pyllama_on_log(int level, const char *line);
+extern "Python" bool pyllama_on_progress(float progress, void *user_data);
+"""
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """What was generated."""
+
+    module: Path
+    stubs: Path
+    declared: Path
+    functions: int
+
+
+def fingerprint() -> str:
+    """Return a hash over everything of ours that decides what the module looks like."""
+    digest = hashlib.sha256()
+    sources = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.glob("*.toml"), *_CSRC.iterdir()]
+    for path in sorted(sources):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update(f"{cffi.__version__} {_LIMITED_API} {sysconfig.get_platform()}".encode())
+    digest.update(sys.implementation.cache_tag.encode() if _free_threaded() else b"abi3")
+    return digest.hexdigest()
+
+
+def generate(include: Path, out: Path, compiler: str, identity: str) -> Bindings:
+    """Write the module, its stubs and the list of what is declared into `out`.
+
+    `include` holds the public headers, `identity` is what the libraries of this build say
+    about themselves. Raises BindingsError when a header or the C compiler objects.
+    """
+    exceptions = Exceptions.read()
+    api = read(include, compiler, exceptions)
+    functions = csource.bound_functions(api, exceptions)
+    out.mkdir(parents=True, exist_ok=True)
+
+    ffi = cffi.FFI()
+    ffi.cdef(csource.cdef(api, exceptions) + _OWN, override=True)
+    preamble = csource.preamble(api, functions, identity)
+    module = out / _module_filename()
+    with tempfile.TemporaryDirectory(prefix="pyllama-bindgen-") as folder:
+        source = Path(folder) / f"{MODULE}.c"
+        cffi.recompiler.make_c_source(ffi, MODULE, preamble, str(source))
+        _compile(source, include, module, compiler)
+
+    stub = out / "lib.pyi"
+    stub.write_text(stubs.stubs(api, functions, exceptions), encoding="utf-8")
+    declared = out / "declared.json"
+    listed = {
+        "functions": {f.name: f.header for f in api.functions},
+        "unbound": exceptions.functions,
+        "undefined": exceptions.undefined,
+        "headers": exceptions.headers,
+    }
+    declared.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return Bindings(module, stub, declared, len(functions))
+
+
+def _free_threaded() -> bool:
+    return bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def _module_filename() -> str:
+    if _free_threaded():  # has no stable ABI yet
+        return MODULE + str(sysconfig.get_config_var("EXT_SUFFIX"))
+    return MODULE + (".pyd" if sys.platform == "win32" else ".abi3.so")
+
+
+def _compile(source: Path, include: Path, module: Path, compiler: str) -> None:
+    python = sysconfig.get_path("include")
+    if not (Path(python) / "Python.h").is_file():
+        raise BindingsError(
+            f"Python.h is not in {python}: install Python's headers (Debian: apt-get install python3-dev)"
+        )
+    command = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-O1",  # the wrappers are thin: more costs seconds here and saves nothing there
+        "-fvisibility=hidden",
+        "-w",
+        f"-ffile-prefix-map={source.parent}=.",
+        f"-ffile-prefix-map={_CSRC}=.",
+        f"-ffile-prefix-map={include}=.",
+        f"-I{python}",
+        f"-I{include}",
+        f"-I{_CSRC}",
+        str(source),
+        str(_CSRC / "pyllama_shim.c"),
+        "-o",
+        str(module),
+    ]
+    if not _free_threaded():
+        command.insert(1, f"-DPy_LIMITED_API={_LIMITED_API}")
+    if sys.platform == "darwin":
+        command += ["-undefined", "dynamic_lookup"]
+    elif sys.platform.startswith("linux"):
+        command += ["-ldl", "-Wl,--build-id=sha1", "-s"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        raise BindingsError(f"the bindings do not compile: {(errors or [done.stderr[-400:]])[0]}")

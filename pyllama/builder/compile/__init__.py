@@ -1,0 +1,1 @@
+"""Compile a patched tree: tools, CPU options, backends, CMake and Ninja."""

@@ -1,0 +1,67 @@
+"""What to build: names resolved, keys computed. Touches no network and no tree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+
+from ..errors import UsageError
+from .bindgen import generate
+from .compile import cpu, toolchain
+from .compile.backends import Backend, select
+from .paths import Paths
+from .pins import Lock, Pin, load
+from .stack import features, series
+from .stack.features import Feature
+from .stack.key import key as stack_key
+
+SCHEMA = 1
+FLAVOURS = ("release", "asan")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build: the answer to every question that the key depends on."""
+
+    pin: Pin
+    features: tuple[Feature, ...]
+    backends: tuple[Backend, ...]
+    flavour: str
+    tree_key: str
+    key: str
+
+
+def make_plan(
+    paths: Paths,
+    *,
+    pin: str | None = None,
+    wanted: str | list[str] = "all",
+    backends: list[str] | None = None,
+    flavour: str = "release",
+) -> Plan:
+    """Resolve names and compute the keys; touches no network and no tree.
+
+    Raises UsageError for a pin, feature, backend or flavour that does not exist.
+    """
+    if flavour not in FLAVOURS:
+        raise UsageError(f"no flavour is called {flavour!r}: choose from {', '.join(FLAVOURS)}")
+    lock: Lock = load(paths.pins)
+    chosen = lock.pin(pin)
+    selected = features.select(series.load(paths.patches), chosen.name, wanted)
+    rows = select(backends or ["cpu"])
+    tree_key = stack_key(chosen.tree, selected, chosen.name)
+    tools = toolchain.find()
+    parts = {
+        "schema": SCHEMA,
+        "tree": tree_key,
+        "backends": [asdict(row) for row in rows],
+        "flavour": flavour,
+        "compiler": tools.identity,
+        "cpu": cpu.machine_features(),
+        "bindings": generate.fingerprint(),
+        "flags": [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")],
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return Plan(chosen, selected, rows, flavour, tree_key, key)

@@ -1,0 +1,72 @@
+"""What all tests share: finished builds, the real model, and a way to run the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from real_builds import TestBuild, make_build
+
+from pyllama.builder.fetch.models import default_model
+from pyllama.builder.paths import Paths, locate
+from pyllama.builder.pins import Lock, load
+from pyllama.builder.progress import Reporter
+
+CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def pin() -> str | None:
+    """The pin under test: the default one, or what the session `matrix` names."""
+    return os.environ.get("PYLLAMA_TEST_PIN") or None
+
+
+@pytest.fixture(scope="session")
+def patched_build(pin: str | None) -> TestBuild:
+    """The pin with every feature."""
+    return make_build(pin, "all", "llama-simple")
+
+
+@pytest.fixture(scope="session")
+def stock_build(pin: str | None) -> TestBuild:
+    """The pin without any."""
+    return make_build(pin, "none")
+
+
+@pytest.fixture(scope="session")
+def installed_paths() -> Paths:
+    """The folders of the pyllama under test."""
+    return locate()
+
+
+@pytest.fixture(scope="session")
+def lock(installed_paths: Paths) -> Lock:
+    """The project's own lock."""
+    return load(installed_paths.pins)
+
+
+@pytest.fixture(scope="session")
+def test_model(lock: Lock, installed_paths: Paths) -> Path:
+    """SmolLM2-135M-Instruct, a real model of 98 MB."""
+    return default_model(lock, installed_paths, Reporter(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def command_line() -> CommandLine:
+    """Run `pyllama ARGS…` in a process of its own."""
+
+    def run(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pyllama", *map(str, args)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **env},
+            timeout=600,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,41 @@
+"""Finished builds of real pins, out of the machine's own cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyllama.builder import build as builds
+from pyllama.builder.paths import locate
+from pyllama.builder.plan import make_plan
+from pyllama.builder.progress import Reporter
+from pyllama.builder.stack.apply import apply
+from pyllama.builder.tree import TreeStore
+
+
+@dataclass(frozen=True)
+class TestBuild:
+    """A finished build and the tree that it was made from."""
+
+    __test__ = False
+
+    pin: str
+    folder: Path
+    tree: Path
+
+    @property
+    def lib_dir(self) -> Path:
+        return self.folder / "lib"
+
+    @property
+    def include_dirs(self) -> list[Path]:
+        return [self.folder / "include"]
+
+
+def make_build(pin: str | None, wanted: str, *targets: str) -> TestBuild:
+    """Return a build of the machine's own cache, making it when it is not there."""
+    paths, quiet = locate(), Reporter(quiet=True)
+    plan = make_plan(paths, pin=pin, wanted=wanted)
+    done = builds.build(paths, plan, quiet, targets=list(targets))
+    tree = apply(plan.pin.name, plan.pin.tree, plan.features, paths, TreeStore(paths.objects), quiet)
+    return TestBuild(plan.pin.name, done.folder, tree.folder)
