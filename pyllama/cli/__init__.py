@@ -1,0 +1,1 @@
+"""The command line, `pyllama …`: thin wrappers around the builder and the runtime."""

@@ -1,0 +1,62 @@
+"""`pyllama info`: what this installation was built from, and how to compile against it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from typing import Any
+
+from ..native.installed import BuildInfo, build_info
+
+
+def add_command(commands: Any) -> None:
+    """Add `info`."""
+    parser = commands.add_parser("info", help="pin, key, features, folders; flags for C and C++")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--json", action="store_true", help="write JSON to stdout")
+    what.add_argument("--cflags", action="store_true", help="compiler flags for the patched headers")
+    what.add_argument("--libs", action="store_true", help="linker flags for the patched libraries")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    info = build_info()
+    if args.cflags:
+        print(cflags(info))
+    elif args.libs:
+        print(libs(info))
+    elif args.json:
+        print(json.dumps(public(info), indent=1))
+    else:
+        for name, value in public(info).items():
+            text = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:<13} {text or '-'}")
+    return 0
+
+
+def public(info: BuildInfo) -> dict[str, Any]:
+    """Return what `--json` prints; these names are relied on."""
+    return {
+        "pin": info.pin,
+        "commit": info.commit,
+        "key": info.key,
+        "features": list(info.features),
+        "backends": list(info.backends),
+        "lib_dir": str(info.lib_dir),
+        "include_dirs": [str(folder) for folder in info.include_dirs],
+        "build_key": info.build_key,
+        "flavour": info.flavour,
+        "cpu": info.cpu,
+    }
+
+
+def cflags(info: BuildInfo) -> str:
+    """Return the flags that make a compiler find the patched headers."""
+    return shlex.join(f"-I{folder}" for folder in info.include_dirs)
+
+
+def libs(info: BuildInfo) -> str:
+    """Return the flags that link a program to the patched libraries, wherever it lies."""
+    folder = str(info.lib_dir)
+    return shlex.join([f"-L{folder}", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{folder}"])

@@ -1,0 +1,71 @@
+"""`pyllama run`: generate text on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_PROMPT = "Once upon a time"
+
+
+def add_command(commands: Any) -> None:
+    """Add `run`."""
+    parser = commands.add_parser("run", help="generate text; without -m, with a small default model")
+    parser.add_argument("-m", "--model", type=Path, help="a GGUF file")
+    parser.add_argument(
+        "-p", "--prompt", default=_PROMPT, help=f"the text to continue (default: {_PROMPT!r})"
+    )
+    parser.add_argument("-n", "--max-tokens", type=int, default=128, help="how many tokens at most")
+    parser.add_argument("--temp", type=float, default=0.8, help="0 takes the most likely token, always")
+    parser.add_argument("--seed", type=int, help="seed of the random choice")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all there are)")
+    parser.add_argument("--gpu-layers", type=int, default=-1, help="layers on devices (default: all)")
+    parser.add_argument("--json", action="store_true", help="write one JSON object instead of text")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ..generation import generate, stream
+    from ..model import Model
+    from ..sampling import SamplerParams
+
+    params = SamplerParams(temperature=args.temp, seed=args.seed)
+    if args.max_tokens < 0:
+        raise ValueError(f"-n {args.max_tokens} has to be at least 0")
+    path = args.model if args.model is not None else _default_model(quiet=args.json)
+    with Model(path, gpu_layers=args.gpu_layers) as model:
+        tokens = model.tokenize(args.prompt)
+        with model.context(n_ctx=len(tokens) + args.max_tokens, threads=args.threads) as context:
+            if args.json:
+                done = generate(context, tokens, max_tokens=args.max_tokens, params=params)
+                result = {
+                    "model": str(path),
+                    "prompt": args.prompt,
+                    "text": done.text,
+                    "tokens": list(done.tokens),
+                    "finish_reason": done.finish_reason,
+                    "prompt_tokens": done.prompt_tokens,
+                    "tokens_per_second": round(done.tokens_per_second, 2),
+                    "seconds": round(done.seconds, 4),
+                }
+                print(json.dumps(result, indent=1))
+                return 0
+            print(args.prompt, end="", flush=True)
+            for piece in stream(context, tokens, max_tokens=args.max_tokens, params=params):
+                sys.stdout.write(piece.text)
+                sys.stdout.flush()
+            print()
+    return 0
+
+
+def _default_model(quiet: bool) -> Path:
+    from ..builder.fetch.models import default_model
+    from ..builder.paths import locate
+    from ..builder.pins import load
+    from ..builder.progress import Reporter
+
+    paths = locate()
+    return default_model(load(paths.pins), paths, Reporter(quiet=quiet))

@@ -1,0 +1,130 @@
+"""Contexts: the state of one or more sequences, and decoding into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import ContextError, DecodeError
+from .native import log
+from .native.handle import Handle
+from .native.loader import load
+
+if TYPE_CHECKING:
+    from .model import Model
+
+_WORDS = {
+    1: "the context is full: use a larger n_ctx, or clear it",
+    2: "the decoding was stopped",
+    -1: "the batch is not valid",
+}
+
+
+class Context(Handle):
+    """What a model has read so far.
+
+    `n_ctx` is the number of tokens it can hold (0: as many as the model was trained for),
+    `n_batch` how many one decode takes, `n_ubatch` how many are computed at once, `n_seq_max`
+    how many sequences there may be, `threads` the number of CPU threads (0: all that this
+    process may use). Further keywords set fields of `llama_context_params` by name.
+
+    Raises ContextError, with llama.cpp's own last words, when it cannot be made.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 0,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        n_seq_max: int = 1,
+        threads: int = 0,
+        **fields: Any,
+    ) -> None:
+        from .model import set_fields
+
+        library = load()
+        for name, value in (("n_ctx", n_ctx), ("threads", threads)):
+            if value < 0:
+                raise ContextError(f"{name}={value} is negative: give a count, or 0 for the default")
+        for name, value in (("n_batch", n_batch), ("n_ubatch", n_ubatch), ("n_seq_max", n_seq_max)):
+            if value < 1:
+                raise ContextError(f"{name}={value} is too small: it has to be at least 1")
+        self._library = library
+        self.model = model
+        log.sync_level()
+        params = library.raw.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = n_batch
+        params.n_ubatch = min(n_ubatch, n_batch)
+        params.n_seq_max = n_seq_max
+        params.n_threads = params.n_threads_batch = threads or available_threads()
+        params.no_perf = True
+        set_fields(library.ffi, params, fields)
+        with log.collected() as lines:
+            ptr = library.raw.llama_init_from_model(model.ptr, params)
+            words = lines()
+        if ptr == library.ffi.NULL:
+            raise ContextError(f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max} could be made: {words}")
+        super().__init__(ptr, library.raw.llama_free, parent=model)
+        self._capacity = int(library.raw.llama_n_batch(ptr))
+        self._tokens = library.ffi.new("llama_token[]", self._capacity)
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the context can hold."""
+        return int(self._library.raw.llama_n_ctx(self.ptr))
+
+    @property
+    def n_batch(self) -> int:
+        """Tokens that one decode takes."""
+        return self._capacity
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Append tokens to sequence 0 and compute; the logits of the last one are kept.
+
+        Any number of tokens is taken, `n_batch` at a time. Raises DecodeError when the context
+        is full or the backend fails, ContextError for a token that is not in the vocabulary.
+        """
+        if not tokens:
+            raise ContextError("there are no tokens to decode: give at least one")
+        highest = len(self.model.vocab)
+        raw, buffer = self._library.raw, self._tokens
+        with self._lock:
+            for start in range(0, len(tokens), self._capacity):
+                part = tokens[start : start + self._capacity]
+                for i, token in enumerate(part):
+                    if not 0 <= token < highest:
+                        raise ContextError(f"token {token} is not in a vocabulary of {highest}")
+                    buffer[i] = token
+                mark = raw.pyllama_log_mark()
+                code = raw.llama_decode(self.ptr, raw.llama_batch_get_one(buffer, len(part)))
+                if code != 0:
+                    raise self._decode_error(code, len(part), mark)
+
+    def clear(self) -> None:
+        """Forget every sequence; the memory stays allocated."""
+        raw = self._library.raw
+        with self._lock:
+            raw.llama_memory_clear(raw.llama_get_memory(self.ptr), True)
+
+    def _decode_error(self, code: int, n: int, mark: int) -> DecodeError:
+        ffi = self._library.ffi
+        buffer = ffi.new("char[]", 4096)
+        size = self._library.raw.pyllama_log_since(mark, buffer, 4096)
+        last = ffi.unpack(buffer, size).decode("utf-8", "replace").replace("\n", "; ")
+        words = _WORDS.get(code, "the backend failed")
+        return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)
+
+    def __repr__(self) -> str:
+        return f"<Context {'closed' if self.closed else f'n_ctx={self.n_ctx}'} of {self.model!r}>"
+
+
+def available_threads() -> int:
+    """Return the number of CPUs that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

@@ -1,0 +1,180 @@
+"""Model files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .context import Context
+from .errors import ModelError
+from .native import log
+from .native.handle import Handle
+from .native.loader import load
+from .vocab import Vocab
+
+_MAGIC = b"GGUF"
+_ALL_LAYERS = 1 << 20  # more than any model has; older pins do not know -1
+
+
+class Model(Handle):
+    """A GGUF model in memory.
+
+    `path` is the file (of a split model: the first part). `gpu_layers` is the number of
+    layers to put on devices, -1 for all. `mmap` maps the file instead of reading it; None
+    leaves the choice to llama.cpp. `progress` is called with a fraction 0…1 and stops
+    the loading by returning False. Further keywords set fields of `llama_model_params` by
+    name.
+
+    Raises ModelError, with llama.cpp's own last words, when the file cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        gpu_layers: int = -1,
+        mmap: bool | None = None,
+        vocab_only: bool = False,
+        progress: Callable[[float], bool | None] | None = None,
+        **fields: Any,
+    ) -> None:
+        library = load()
+        self._library = library
+        self.path = Path(path)
+        _check_file(self.path)
+        log.sync_level()
+        params = library.raw.llama_model_default_params()
+        params.n_gpu_layers = _ALL_LAYERS if gpu_layers < 0 else gpu_layers
+        if mmap is not None:
+            _set_mmap(library.raw, params, mmap)
+        params.vocab_only = vocab_only
+        set_fields(library.ffi, params, fields)
+        call = _Progress(progress) if progress is not None else None
+        if call is not None:
+            handle = library.ffi.new_handle(call)
+            params.progress_callback = library.raw.pyllama_on_progress
+            params.progress_callback_user_data = handle
+            _define_progress(library.ffi)
+        with log.collected() as lines:
+            ptr = library.raw.llama_model_load_from_file(os.fsencode(self.path), params)
+            words = lines()
+        if call is not None and call.error is not None:
+            if ptr != library.ffi.NULL:
+                library.raw.llama_model_free(ptr)
+            raise call.error
+        if ptr == library.ffi.NULL:
+            raise ModelError(f"{self.path} cannot be loaded: {words or 'the loading was stopped'}")
+        super().__init__(ptr, library.raw.llama_model_free)
+        self.vocab = Vocab(self)
+
+    @property
+    def description(self) -> str:
+        """Architecture, size and quantisation in llama.cpp's words."""
+        buffer = self._library.ffi.new("char[]", 256)
+        self._library.raw.llama_model_desc(self.ptr, buffer, 256)
+        text: str = self._library.ffi.string(buffer).decode("utf-8", "replace")
+        return text
+
+    @property
+    def n_ctx_train(self) -> int:
+        """The context size, in tokens, that the model was trained for."""
+        return int(self._library.raw.llama_model_n_ctx_train(self.ptr))
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters."""
+        return int(self._library.raw.llama_model_n_params(self.ptr))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return int(self._library.raw.llama_model_size(self.ptr))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's key-value pairs, as text; arrays are shortened by llama.cpp."""
+        raw, ffi, model = self._library.raw, self._library.ffi, self.ptr
+        found = {}
+        for i in range(raw.llama_model_meta_count(model)):
+            key = _meta(ffi, raw.llama_model_meta_key_by_index, model, i)
+            found[key] = _meta(ffi, raw.llama_model_meta_val_str_by_index, model, i)
+        return found
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Return the tokens of `text`; see `Vocab.tokenize`."""
+        return self.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: list[int], *, special: bool = False) -> str:
+        """Return the text of `tokens`; see `Vocab.detokenize`."""
+        return self.vocab.detokenize(tokens, special=special)
+
+    def context(self, **options: Any) -> Context:
+        """Make a context; see `Context` for the options."""
+        return Context(self, **options)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.path.name}{' (closed)' if self.closed else ': ' + self.description}>"
+
+
+def set_fields(ffi: Any, params: Any, fields: dict[str, Any]) -> None:
+    """Set fields of a C struct by name; TypeError for one that this pin does not have."""
+    known = dict(ffi.typeof(params).fields)
+    for name, value in fields.items():
+        if name not in known:
+            struct = ffi.typeof(params).cname.removeprefix("struct ")
+            raise TypeError(f"{struct} has no field {name!r}: it has {', '.join(known)}")
+        setattr(params, name, value)
+
+
+def _set_mmap(raw: Any, params: Any, mmap: bool) -> None:
+    if hasattr(params, "load_mode"):  # 2026-10 has one field for all ways of loading
+        params.load_mode = raw.LLAMA_LOAD_MODE_MMAP if mmap else raw.LLAMA_LOAD_MODE_NONE
+    else:
+        params.use_mmap = mmap
+
+
+def _check_file(path: Path) -> None:
+    """Give the plain cases a plain sentence; what is inside the file llama.cpp judges."""
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory: name the .gguf file in it")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist: check the path") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    if not magic:
+        raise ModelError(f"{path} is empty: download it again")
+    if magic != _MAGIC:
+        raise ModelError(f"{path} is not a GGUF file: convert the model to GGUF first")
+
+
+def _meta(ffi: Any, get: Callable[..., int], model: Any, i: int) -> str:
+    size = get(model, i, ffi.NULL, 0) + 1
+    buffer = ffi.new("char[]", max(size, 1))
+    get(model, i, buffer, size)
+    text: str = ffi.string(buffer).decode("utf-8", "replace")
+    return text
+
+
+class _Progress:
+    """A progress callback and the exception that it raised, if any."""
+
+    def __init__(self, call: Callable[[float], bool | None]) -> None:
+        self.call = call
+        self.error: BaseException | None = None
+
+
+def _define_progress(ffi: Any) -> None:
+    def on_progress(fraction: float, user_data: Any) -> bool:
+        progress: _Progress = ffi.from_handle(user_data)
+        try:
+            return progress.call(fraction) is not False
+        except BaseException as error:
+            progress.error = error
+            return False
+
+    ffi.def_extern(name="pyllama_on_progress")(on_progress)

@@ -1,0 +1,1 @@
+"""Run time, close to C: find the build, load its libraries, fill the function table."""

@@ -1,0 +1,212 @@
+"""Load the native libraries of one build and fill the function table of the cffi module.
+
+Libraries are opened by absolute path, innermost first, and each must say that it was built
+from the same patched tree as the module. A library of another llama.cpp that is in the
+process already is refused instead of being mixed in.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import LoadError, MissingFunctionError
+from .installed import BuildInfo, build_info
+
+_MODULE = "pyllama.native._pyllama"
+_PREFIX = "" if sys.platform == "win32" else "lib"
+_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+# A plug-in is a CMake MODULE, which keeps `.so` on macOS.
+_PLUGIN_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
+_CORE = ("ggml-base", "ggml", "llama")
+_OPTIONAL = ("mtmd",)
+
+# What has to be there for a header's functions, for the error of a missing one.
+_NEEDED = {"mtmd.h": "the library mtmd", "mtmd-helper.h": "the library mtmd"}
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded libraries: `raw` is cffi's lib, `missing` are names without an address."""
+
+    build: BuildInfo
+    ffi: Any
+    raw: Any
+    declared: dict[str, str]
+    undefined: dict[str, str]
+    missing: frozenset[str]
+
+    def resolve(self, name: str) -> Any:
+        """Return a function or constant of the C API.
+
+        A function that no loaded library has is returned as one that raises
+        MissingFunctionError. Raises AttributeError for a name that the headers do not have.
+        """
+        if name in self.missing:
+            return _missing(name, self._reason(name))
+        return getattr(self.raw, name)
+
+    def _reason(self, name: str) -> str:
+        if name in self.undefined:
+            return self.undefined[name]
+        header = self.declared[name]
+        needed = _NEEDED.get(header)
+        if needed is None:
+            plugin = header.removeprefix("ggml-").removesuffix(".h")
+            needed = f"the backend {plugin}" if plugin != header else "another pin"
+        return f"declared in {header}, but this build has no {needed.removeprefix('the ')}: build it in"
+
+
+def _missing(name: str, reason: str) -> Callable[..., Any]:
+    def missing(*_: Any) -> Any:
+        raise MissingFunctionError(f"{name} is not available: {reason}")
+
+    missing.__name__ = missing.__qualname__ = name
+    missing.__doc__ = f"Not available: {reason}."
+    return missing
+
+
+@functools.cache
+def load() -> Library:
+    """Load everything, once per process.
+
+    Raises LoadError when a file is missing or belongs to another build, or when this machine
+    cannot run the CPU plug-in.
+    """
+    build = build_info()
+    module = _import_module(build)
+    ffi, raw = module.ffi, module.lib
+    identity = ffi.string(raw.pyllama_module_identity()).decode()
+    _check_json(build, identity)
+
+    from . import log
+
+    handles = {}
+    for name in _CORE:
+        handles[name] = _open(ffi, raw, build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}")
+        _check_identity(ffi, raw, handles[name], identity, build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}")
+    _check_origin(ffi, raw, handles["llama"], build.lib_dir)
+    raw.pyllama_table_bind(handles["llama"])
+    log.install(ffi, raw)
+    _register_cpu(ffi, raw, build, identity)
+    for backend in build.backends:
+        if backend != "cpu":
+            _register_plugin(ffi, raw, build.lib_dir / f"{_PREFIX}ggml-{backend}{_PLUGIN_SUFFIX}", identity)
+    for name in _OPTIONAL:
+        path = build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}"
+        if path.is_file():
+            raw.pyllama_table_bind(_open(ffi, raw, path))
+    raw.llama_backend_init()
+
+    declared = _declared(build)
+    names = [ffi.string(raw.pyllama_table_name(i)).decode() for i in range(raw.pyllama_table_size())]
+    missing = frozenset(name for i, name in enumerate(names) if not raw.pyllama_table_bound(i))
+    return Library(build, ffi, raw, declared["functions"], declared["undefined"], missing)
+
+
+def unbound() -> dict[str, str]:
+    """Return what the public headers declare and `pyllama.lib` does not have: name to reason."""
+    return dict(_declared(build_info())["unbound"])
+
+
+def _declared(build: BuildInfo) -> dict[str, dict[str, str]]:
+    table: dict[str, dict[str, str]] = json.loads(
+        (build.folder / "python" / "declared.json").read_text(encoding="utf-8")
+    )
+    return table
+
+
+def _import_module(build: BuildInfo) -> ModuleType:
+    found = sorted((build.folder / "python").glob("_pyllama*.[sp][oy]*"))
+    if not found:
+        raise LoadError(f"no bindings in {build.folder / 'python'}: install pyllama again")
+    loader = importlib.machinery.ExtensionFileLoader(_MODULE, str(found[0]))
+    spec = importlib.util.spec_from_file_location(_MODULE, found[0], loader=loader)
+    assert spec is not None
+    try:
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    except ImportError as error:
+        raise LoadError(f"{found[0]} cannot be imported ({error}): install pyllama again") from error
+    sys.modules[_MODULE] = module
+    return module
+
+
+def _open(ffi: Any, raw: Any, path: Path) -> Any:
+    if not path.is_file():
+        raise LoadError(f"{path} is missing: install pyllama again")
+    error = ffi.new("char[]", 512)
+    handle = raw.pyllama_open(os.fsencode(path), error, 512)
+    if handle == ffi.NULL:
+        raise LoadError(f"{path} cannot be loaded: {ffi.string(error).decode(errors='replace')}")
+    return handle
+
+
+def _check_json(build: BuildInfo, identity: str) -> None:
+    words = json.loads(identity)
+    if (words["pin"], words["key"]) != (build.pin, build.key):
+        raise LoadError(
+            f"the module in {build.folder} was built for pin {words['pin']} ({words['key'][:12]}), its "
+            f"build.json says {build.pin} ({build.key[:12]}): install pyllama again"
+        )
+
+
+def _check_identity(ffi: Any, raw: Any, handle: Any, identity: str, path: Path) -> None:
+    said = raw.pyllama_identity_of(handle)
+    if said == ffi.NULL:
+        raise LoadError(f"{path} was not built by pyllama, so its layout is not known: install pyllama again")
+    found = ffi.string(said).decode()
+    if found != identity:
+        theirs, ours = json.loads(found), json.loads(identity)
+        raise LoadError(
+            f"{path} belongs to another build: it is pin {theirs['pin']} ({theirs['key'][:12]}), the module "
+            f"is {ours['pin']} ({ours['key'][:12]}); install pyllama again"
+        )
+
+
+def _check_origin(ffi: Any, raw: Any, llama: Any, lib_dir: Path) -> None:
+    """Refuse when libllama got its ggml from somewhere else, which shares the name only."""
+    for symbol in (b"ggml_backend_dev_count", b"ggml_init"):
+        place = ffi.new("char[]", 4096)
+        if raw.pyllama_origin(raw.pyllama_symbol(llama, symbol), place, 4096):
+            found = Path(os.fsdecode(ffi.string(place)))
+            if found.resolve().parent != lib_dir.resolve():
+                raise LoadError(
+                    f"another llama.cpp is in this process already ({found}): import pyllama first, in a "
+                    "process of its own"
+                )
+
+
+def _register_cpu(ffi: Any, raw: Any, build: BuildInfo, identity: str) -> None:
+    """Register the CPU plug-in that fits this machine best, by upstream's own score."""
+    best, best_score = None, 0
+    for path in sorted(build.lib_dir.glob(f"{_PREFIX}ggml-cpu*{_PLUGIN_SUFFIX}")):
+        score = abs(raw.pyllama_score(_open(ffi, raw, path)))
+        if score > best_score:
+            best, best_score = path, score
+    if best is None:
+        raise LoadError(
+            f"no CPU plug-in in {build.lib_dir} runs on this machine (it was built for {build.cpu}): "
+            "build pyllama here"
+        )
+    _register_plugin(ffi, raw, best, identity)
+
+
+def _register_plugin(ffi: Any, raw: Any, path: Path, identity: str) -> None:
+    from . import log
+
+    handle = _open(ffi, raw, path)
+    _check_identity(ffi, raw, handle, identity, path)
+    with log.collected() as lines:
+        if raw.ggml_backend_load(os.fsencode(path)) == ffi.NULL:
+            raise LoadError(f"the plug-in {path} does not load: {lines() or 'ggml gave no reason'}")
+    raw.pyllama_table_bind(handle)
