@@ -1,0 +1,71 @@
+"""Sessions: what to install and which command to run. No logic lives here."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "venv"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+BUILDER = [
+    *PROJECT["build-system"]["requires"],
+    *PROJECT["project"]["optional-dependencies"]["build"],
+]
+PINS = ["2025-08", "2026-05", "2026-10"]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Build with progress on the terminal (pip would hide it), then package what the cache holds."""
+    session.install("-q", *BUILDER, *nox.project.dependency_groups(PROJECT, *groups))
+    session.run("python", "-m", "pyllama.builder", "build")
+    session.install("-q", "--no-build-isolation", "--no-deps", ".")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job: fetch, patch, compile, bind, and write text with a real model."""
+    install(session)
+    session.run("pyllama", "info")
+    session.run("pyllama", "run", "-p", "Once upon a time", "-n", "64", "--temp", "0", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every test, on the default pin."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("pin", PINS)
+def matrix(session: nox.Session, pin: str) -> None:
+    """The tests that depend on the pin, on each one."""
+    install(session, "test")
+    session.run("pytest", "-m", "matrix", *session.posargs, env={"PYLLAMA_TEST_PIN": pin})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff and mypy --strict, over the sources and the generated stubs."""
+    session.install("-q", *BUILDER, *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("python", "-m", "pyllama.builder", "build", "--export", "build/lint")
+    session.run("mypy", "--strict", "build/lint/python/lib.pyi")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Only build: `nox -s build -- --pin 2026-05 --none`."""
+    session.install("-q", *BUILDER)
+    session.run("python", "-m", "pyllama.builder", "build", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks; each prints a table and writes JSON."""
+    install(session)
+    session.run("python", "benchmarks/build.py", *session.posargs)
+    session.run("python", "benchmarks/calls.py")
