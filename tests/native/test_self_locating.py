@@ -12,6 +12,8 @@ import pytest
 
 from .conftest import Build, Compile, Run, plugins
 
+pytestmark = pytest.mark.matrix
+
 LIBS = ("llama", "ggml", "ggml-base")
 
 

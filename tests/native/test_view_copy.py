@@ -18,6 +18,8 @@ import pytest
 
 from .conftest import Build, Compile, Run, plugins
 
+pytestmark = pytest.mark.matrix
+
 WHERE = ("host", "device")
 SHAPES = ("plain", "view")
 COMBINATIONS = list(itertools.product(WHERE, SHAPES, WHERE, SHAPES))
@@ -86,7 +88,7 @@ def test_copy_async_on_the_cpu(
     ok(run_native(patched, "copy", f"async-cpu:{cpu}", *combination))
 
 
-@pytest.mark.parametrize("shapes", itertools.product(SHAPES, SHAPES), ids="-to-".join)
+@pytest.mark.parametrize("shapes", list(itertools.product(SHAPES, SHAPES)), ids="-to-".join)
 def test_buffer_copy_tensor(patched: Path, run_native: Run, shapes: tuple[str, str]) -> None:
     assert ok(run_native(patched, "copy", "buffer", "device", shapes[0], "device", shapes[1]))["cpy"] == 1
 
