@@ -14,6 +14,7 @@ from .native.loader import load
 if TYPE_CHECKING:
     from .model import Model
 
+_MAX = 2**31 - 1
 _WORDS = {
     1: "the context is full: use a larger n_ctx, or clear it",
     2: "the decoding was stopped",
@@ -47,11 +48,13 @@ class Context(Handle):
 
         library = load()
         for name, value in (("n_ctx", n_ctx), ("threads", threads)):
-            if value < 0:
-                raise ContextError(f"{name}={value} is negative: give a count, or 0 for the default")
+            if not 0 <= value <= _MAX:
+                raise ContextError(f"{name}={value} is out of range: give a count, or 0 for the default")
         for name, value in (("n_batch", n_batch), ("n_ubatch", n_ubatch), ("n_seq_max", n_seq_max)):
-            if value < 1:
-                raise ContextError(f"{name}={value} is too small: it has to be at least 1")
+            if not 1 <= value <= _MAX:
+                raise ContextError(f"{name}={value} is out of range: it has to be at least 1")
+        if model.vocab_only:
+            raise ContextError("the model was loaded with vocab_only: load it whole to make a context")
         self._library = library
         self.model = model
         log.sync_level()
@@ -71,11 +74,22 @@ class Context(Handle):
         super().__init__(ptr, library.raw.llama_free, parent=model)
         self._capacity = int(library.raw.llama_n_batch(ptr))
         self._tokens = library.ffi.new("llama_token[]", self._capacity)
+        self._vocab_size = len(model.vocab)
+        # What n_ctx is divided by; newer pins say themselves what one sequence may hold.
+        self._streams = 1 if params.kv_unified else n_seq_max
 
     @property
     def n_ctx(self) -> int:
         """Tokens that the context can hold."""
         return int(self._library.raw.llama_n_ctx(self.ptr))
+
+    @property
+    def n_ctx_seq(self) -> int:
+        """Tokens that one sequence can hold."""
+        raw = self._library.raw
+        if hasattr(raw, "llama_n_ctx_seq"):
+            return int(raw.llama_n_ctx_seq(self.ptr))
+        return self.n_ctx // self._streams
 
     @property
     def n_batch(self) -> int:
@@ -90,7 +104,7 @@ class Context(Handle):
         """
         if not tokens:
             raise ContextError("there are no tokens to decode: give at least one")
-        highest = len(self.model.vocab)
+        highest = self._vocab_size
         raw, buffer = self._library.raw, self._tokens
         with self._lock:
             for start in range(0, len(tokens), self._capacity):

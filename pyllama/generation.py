@@ -60,8 +60,8 @@ def stream(
 ) -> Iterator[Piece]:
     """Generate from `prompt` and yield a Piece per token, then a closing one.
 
-    `source` is a model, for which a context of fitting size is made and freed again, or a
-    context, which is cleared first. `temperature` and `seed` override `params`.
+    `source` is a model, for which a context of fitting size (at most the one it was trained
+    for) is made and freed again, or a context, which is cleared first. `temperature` and `seed` override `params`.
     Raises ContextError when the prompt does not fit or is empty, ValueError for values out
     of range.
     """
@@ -79,19 +79,30 @@ def stream(
     return _run(source, model, tokens, max_tokens, chosen)
 
 
+def fitting_size(model: Model, prompt_tokens: int, max_tokens: int) -> int:
+    """Return the n_ctx for a prompt and an answer: at most what the model was trained for."""
+    wanted = prompt_tokens + max_tokens
+    return min(wanted, model.n_ctx_train or wanted)
+
+
 def _run(
     source: Model | Context, model: Model, tokens: list[int], max_tokens: int, params: SamplerParams
 ) -> Iterator[Piece]:
-    own = source.context(n_ctx=len(tokens) + max_tokens) if isinstance(source, Model) else None
+    own = (
+        source.context(n_ctx=fitting_size(source, len(tokens), max_tokens))
+        if isinstance(source, Model)
+        else None
+    )
     context = source if isinstance(source, Context) else own
     assert context is not None
     try:
         context.clear()
-        if len(tokens) > context.n_ctx:
+        size = context.n_ctx_seq
+        if len(tokens) > size:
             raise ContextError(
-                f"the prompt has {len(tokens)} tokens, the context holds {context.n_ctx}: use a larger n_ctx"
+                f"the prompt has {len(tokens)} tokens, the context holds {size}: use a larger n_ctx"
             )
-        room = min(max_tokens, context.n_ctx - len(tokens) + 1)
+        room = min(max_tokens, size - len(tokens) + 1)
         with Sampler(params) as sampler:
             detokenizer = Detokenizer(model.vocab)
             is_eog = model.vocab.is_eog

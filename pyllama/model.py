@@ -46,7 +46,7 @@ class Model(Handle):
         _check_file(self.path)
         log.sync_level()
         params = library.raw.llama_model_default_params()
-        params.n_gpu_layers = _ALL_LAYERS if gpu_layers < 0 else gpu_layers
+        params.n_gpu_layers = _ALL_LAYERS if gpu_layers < 0 else min(gpu_layers, _ALL_LAYERS)
         if mmap is not None:
             _set_mmap(library.raw, params, mmap)
         params.vocab_only = vocab_only
@@ -67,7 +67,13 @@ class Model(Handle):
         if ptr == library.ffi.NULL:
             raise ModelError(f"{self.path} cannot be loaded: {words or 'the loading was stopped'}")
         super().__init__(ptr, library.raw.llama_model_free)
-        self.vocab = Vocab(self)
+        self.vocab_only = vocab_only
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+
+    @property
+    def vocab(self) -> Vocab:
+        """The vocabulary; it keeps the model alive."""
+        return Vocab(self, self._pieces)
 
     @property
     def description(self) -> str:
@@ -119,13 +125,18 @@ class Model(Handle):
 
 
 def set_fields(ffi: Any, params: Any, fields: dict[str, Any]) -> None:
-    """Set fields of a C struct by name; TypeError for one that this pin does not have."""
+    """Set fields of a C struct by name; TypeError for one that this pin does not have.
+
+    Raises ValueError for a number that the field cannot hold."""
     known = dict(ffi.typeof(params).fields)
     for name, value in fields.items():
         if name not in known:
             struct = ffi.typeof(params).cname.removeprefix("struct ")
             raise TypeError(f"{struct} has no field {name!r}: it has {', '.join(known)}")
-        setattr(params, name, value)
+        try:
+            setattr(params, name, value)
+        except OverflowError as error:
+            raise ValueError(f"{name}={value} is out of range: {error}") from None
 
 
 def _set_mmap(raw: Any, params: Any, mmap: bool) -> None:

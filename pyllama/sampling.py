@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from .context import Context
+from .errors import ContextError
 from .native.handle import Handle
 from .native.loader import load
 
@@ -66,8 +67,14 @@ class Sampler(Handle):
         ]
 
     def sample(self, context: Context, index: int = -1) -> int:
-        """Choose a token from the logits of output `index` (-1: the last) and accept it."""
-        return int(self._raw.llama_sampler_sample(self.ptr, context.ptr, index))
+        """Choose a token from the logits of output `index` (-1: the last) and accept it.
+
+        Raises ContextError when that output has no logits: llama.cpp would end the process.
+        """
+        raw, sampler, ptr = self._raw, self.ptr, context.ptr
+        if not raw.llama_get_logits_ith(ptr, index):
+            raise ContextError(f"the context has no logits for output {index}: decode tokens first")
+        return int(raw.llama_sampler_sample(sampler, ptr, index))
 
     def reset(self) -> None:
         """Forget what was accepted, and start the random numbers again."""

@@ -16,15 +16,17 @@ _PIECE = 64  # bytes; enough for nearly every token
 
 
 class Vocab:
-    """Belongs to its model and lives as long."""
+    """The vocabulary of a model, which it keeps alive.
 
-    def __init__(self, model: Model) -> None:
+    `pieces` is the model's store of the bytes of tokens, filled as they are asked for.
+    """
+
+    def __init__(self, model: Model, pieces: dict[tuple[int, bool], bytes]) -> None:
         library = load()
         self._model = model
         self._raw, self._ffi = library.raw, library.ffi
         self._vocab = self._raw.llama_model_get_vocab(model.ptr)
-        self._buffer = self._ffi.new("char[]", _PIECE)
-        self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._pieces = pieces
 
     @property
     def ptr(self) -> Any:
@@ -70,7 +72,7 @@ class Vocab:
             return known
         if not 0 <= token < len(self):
             raise IndexError(f"token {token} is not in a vocabulary of {len(self)}")
-        buffer, size = self._buffer, _PIECE
+        buffer, size = self._ffi.new("char[]", _PIECE), _PIECE  # not shared: threads may be several
         n = self._raw.llama_token_to_piece(self.ptr, token, buffer, size, 0, special)
         if n < 0:
             buffer, size = self._ffi.new("char[]", -n), -n

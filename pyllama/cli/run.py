@@ -28,7 +28,7 @@ def add_command(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..generation import generate, stream
+    from ..generation import fitting_size, generate, stream
     from ..model import Model
     from ..sampling import SamplerParams
 
@@ -38,7 +38,8 @@ def _run(args: argparse.Namespace) -> int:
     path = args.model if args.model is not None else _default_model(quiet=args.json)
     with Model(path, gpu_layers=args.gpu_layers) as model:
         tokens = model.tokenize(args.prompt)
-        with model.context(n_ctx=len(tokens) + args.max_tokens, threads=args.threads) as context:
+        size = fitting_size(model, len(tokens), args.max_tokens)
+        with model.context(n_ctx=size, threads=args.threads) as context:
             if args.json:
                 done = generate(context, tokens, max_tokens=args.max_tokens, params=params)
                 result = {

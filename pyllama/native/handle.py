@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -13,6 +12,31 @@ from typing_extensions import Self
 from ..errors import ClosedError
 
 
+class _Owned:
+    """One C object and what was made from it.
+
+    A parent knows its children's objects and not their handles: when the collector finds
+    parent and child together, it finalises them in any order, and weak references are gone.
+    """
+
+    __slots__ = ("children", "free", "lock", "ptr")
+
+    def __init__(self, ptr: Any, free: Callable[[Any], None]) -> None:
+        self.ptr = ptr
+        self.free = free
+        self.children: set[_Owned] = set()
+        self.lock = threading.RLock()
+
+    def release(self) -> None:
+        for child in list(self.children):
+            child.release()
+        self.children.clear()
+        with self.lock:
+            ptr, self.ptr = self.ptr, None
+        if ptr is not None:
+            self.free(ptr)
+
+
 class Handle:
     """Base of every wrapper: `.ptr` is the C pointer, `with` and `close()` free it.
 
@@ -20,37 +44,33 @@ class Handle:
     """
 
     def __init__(self, ptr: Any, free: Callable[[Any], None], parent: Handle | None = None) -> None:
-        self._ptr = ptr
-        self._free = free
+        self._owned = _Owned(ptr, free)
+        self._lock = self._owned.lock
         self._parent = parent
-        self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
-        self._lock = threading.RLock()
         if parent is not None:
-            parent._children.add(self)
+            parent._owned.children.add(self._owned)
 
     @property
     def ptr(self) -> Any:
         """The C pointer, for use with `pyllama.lib`. Raises ClosedError after `close()`."""
-        if self._ptr is None:
+        ptr = self._owned.ptr
+        if ptr is None:
             raise ClosedError(f"this {type(self).__name__} is closed: make a new one")
-        return self._ptr
+        return ptr
 
     @property
     def closed(self) -> bool:
         """True once the C object has been freed."""
-        return self._ptr is None
+        return self._owned.ptr is None
 
     def close(self) -> None:
         """Free the C object and everything made from it. Closing twice does nothing.
 
         Waits for a call that another thread is making on it.
         """
-        for child in list(self._children):
-            child.close()
-        with self._lock:
-            ptr, self._ptr = self._ptr, None
-        if ptr is not None:
-            self._free(ptr)
+        self._owned.release()
+        if self._parent is not None:
+            self._parent._owned.children.discard(self._owned)
 
     def __enter__(self) -> Self:
         return self
@@ -61,11 +81,8 @@ class Handle:
         self.close()
 
     def __del__(self) -> None:
-        # Half-made objects have no pointer, and at interpreter exit modules may be gone.
-        ptr = getattr(self, "_ptr", None)
-        if ptr is not None:
-            self._ptr = None
+        if hasattr(self, "_parent"):  # half-made objects own nothing
             try:  # noqa: SIM105 - at interpreter exit a global like `suppress` may be gone
-                self._free(ptr)
+                self.close()
             except Exception:
                 pass

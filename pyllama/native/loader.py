@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def load() -> Library:
 
     from . import log
 
+    _check_origin(ffi, raw, ffi.NULL, build.lib_dir)
     handles = {}
     for name in _CORE:
         handles[name] = _open(ffi, raw, build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}")
@@ -119,10 +121,12 @@ def unbound() -> dict[str, str]:
 
 
 def _declared(build: BuildInfo) -> dict[str, dict[str, str]]:
-    table: dict[str, dict[str, str]] = json.loads(
-        (build.folder / "python" / "declared.json").read_text(encoding="utf-8")
-    )
-    return table
+    path = build.folder / "python" / "declared.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return {name: table[name] for name in ("functions", "headers", "unbound", "undefined")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoadError(f"{path} cannot be read ({error}): install pyllama again") from error
 
 
 def _import_module(build: BuildInfo) -> ModuleType:
@@ -132,6 +136,7 @@ def _import_module(build: BuildInfo) -> ModuleType:
     loader = importlib.machinery.ExtensionFileLoader(_MODULE, str(found[0]))
     spec = importlib.util.spec_from_file_location(_MODULE, found[0], loader=loader)
     assert spec is not None
+    _check_whole(found[0])
     try:
         module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
@@ -141,9 +146,23 @@ def _import_module(build: BuildInfo) -> ModuleType:
     return module
 
 
+def _check_whole(path: Path) -> None:
+    """Refuse a file that is missing or was cut short: the system would crash while loading it."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(64)
+        size = path.stat().st_size
+    except OSError as error:
+        raise LoadError(f"{path} is missing ({error.strerror}): install pyllama again") from error
+    if header[:6] == b"\x7fELF\2\1" and len(header) == 64:  # 64 bits, little endian
+        (table,) = struct.unpack_from("<Q", header, 40)
+        entry, entries = struct.unpack_from("<HH", header, 58)
+        if size < table + entry * entries:  # the sections are listed at the end
+            raise LoadError(f"{path} is cut short, it has only {size} bytes: install pyllama again")
+
+
 def _open(ffi: Any, raw: Any, path: Path) -> Any:
-    if not path.is_file():
-        raise LoadError(f"{path} is missing: install pyllama again")
+    _check_whole(path)
     error = ffi.new("char[]", 512)
     handle = raw.pyllama_open(os.fsencode(path), error, 512)
     if handle == ffi.NULL:
@@ -162,7 +181,8 @@ def _check_json(build: BuildInfo, identity: str) -> None:
 
 def _check_identity(ffi: Any, raw: Any, handle: Any, identity: str, path: Path) -> None:
     said = raw.pyllama_identity_of(handle)
-    if said == ffi.NULL:
+    # A lookup goes on in what the library depends on: the answer has to be its own.
+    if said == ffi.NULL or _origin(ffi, raw, handle, b"pyllama_identity") != path.resolve():
         raise LoadError(f"{path} was not built by pyllama, so its layout is not known: install pyllama again")
     found = ffi.string(said).decode()
     if found != identity:
@@ -174,16 +194,26 @@ def _check_identity(ffi: Any, raw: Any, handle: Any, identity: str, path: Path) 
 
 
 def _check_origin(ffi: Any, raw: Any, llama: Any, lib_dir: Path) -> None:
-    """Refuse when libllama got its ggml from somewhere else, which shares the name only."""
-    for symbol in (b"ggml_backend_dev_count", b"ggml_init"):
-        place = ffi.new("char[]", 4096)
-        if raw.pyllama_origin(raw.pyllama_symbol(llama, symbol), place, 4096):
-            found = Path(os.fsdecode(ffi.string(place)))
-            if found.resolve().parent != lib_dir.resolve():
-                raise LoadError(
-                    f"another llama.cpp is in this process already ({found}): import pyllama first, in a "
-                    "process of its own"
-                )
+    """Refuse when libllama got its ggml from somewhere else, which shares the name only.
+
+    Without a library, look among what the whole process shares: it would go before ours.
+    """
+    for symbol in (b"ggml_backend_dev_count", b"ggml_init", b"llama_backend_init"):
+        found = _origin(ffi, raw, llama, symbol)
+        if found is not None and found.parent != lib_dir.resolve():
+            raise LoadError(
+                f"another llama.cpp is in this process already ({found}): import pyllama first, in a "
+                "process of its own"
+            )
+
+
+def _origin(ffi: Any, raw: Any, library: Any, symbol: bytes) -> Path | None:
+    """Return the file that a library's symbol comes from."""
+    place = ffi.new("char[]", 4096)
+    address = raw.pyllama_symbol(library, symbol)
+    if address == ffi.NULL or not raw.pyllama_origin(address, place, 4096):
+        return None
+    return Path(os.fsdecode(ffi.string(place))).resolve()
 
 
 def _register_cpu(ffi: Any, raw: Any, build: BuildInfo, identity: str) -> None:

@@ -11,8 +11,12 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from ...errors import BuildError
 from ..plan import Plan
@@ -71,16 +75,16 @@ def compile_core(
     patched: PatchedTree, wanted: Plan, tools: Toolchain, out: Path, identity: str, reporter: Reporter
 ) -> Core:
     """Compile core and plug-ins, and collect libraries and public headers in `out`."""
-    folder = _folder(patched, wanted)
     variant = cpu.variant_for_here(patched.folder)
     options = _options(wanted, variant)
-    _configure(patched, folder, options, wanted, tools, identity, reporter)
     targets = [*_CORE_TARGETS, *(row.target for row in wanted.backends)]
-    _compile(folder, targets, tools, reporter)
+    names = ["llama", "ggml", "ggml-base", *(row.library for row in wanted.backends)]
+    with _alone_in(_folder(patched, wanted)) as folder:
+        _configure(patched, folder, options, wanted, tools, identity, reporter)
+        _compile(folder, targets, tools, reporter)
+        _collect_libraries(folder, names, out / "lib")
     _collect_headers(patched.folder, out / "include")
     _collect_licenses(patched.folder, out / "licenses")
-    names = ["llama", "ggml", "ggml-base", *(row.library for row in wanted.backends)]
-    _collect_libraries(folder, names, out / "lib")
     return Core(variant.name, options)
 
 
@@ -93,22 +97,35 @@ def add_targets(
     reporter: Reporter,
 ) -> None:
     """Compile more of upstream's targets and add what they give to a finished build."""
-    folder = _folder(patched, wanted)
     variant = cpu.variant_for_here(patched.folder)
     identity = json.loads((out / "build.json").read_text(encoding="utf-8"))["identity"]
-    _configure(patched, folder, _options(wanted, variant), wanted, tools, identity, reporter)
-    before = _products(folder)
-    _compile(folder, targets, tools, reporter)
-    for product in _products(folder):
-        library = product.suffix in (".so", ".dylib", ".dll") or ".so." in product.name
+    with _alone_in(_folder(patched, wanted)) as folder:
+        _configure(patched, folder, _options(wanted, variant), wanted, tools, identity, reporter)
+        before = _products(folder)
+        _compile(folder, targets, tools, reporter)
         # A target that was compiled earlier is not new: take what bears its name as well.
-        if product not in before or product.stem.removeprefix("lib") in targets:
-            place = out / ("lib" if library else "bin")
-            place.mkdir(exist_ok=True)
-            if not (place / product.name).exists():
-                fresh = place / f".{product.name}.new"
-                shutil.copy2(product, fresh)
-                os.replace(fresh, place / product.name)
+        named = {p for p in before if p.stem.removeprefix("lib") in targets}
+        for product in sorted(_products(folder) - before | named):
+            library = product.suffix in (".so", ".dylib", ".dll")
+            _add(product, out / ("lib" if library else "bin"))
+
+
+def _add(product: Path, place: Path) -> None:
+    """Put a file into a finished build, whole or not at all; one that is there stays."""
+    if (place / product.name).exists():
+        return
+    place.mkdir(exist_ok=True)
+    fresh = place / f".{product.name}.new"
+    shutil.copy2(product, fresh)
+    os.replace(fresh, place / product.name)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[Path]:
+    """Hold the lock of a compilation folder: builds with other compiler flags share it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield folder
 
 
 def _folder(patched: PatchedTree, wanted: Plan) -> Path:
