@@ -15,11 +15,12 @@ BUILDER = [
 PINS = ["2025-08", "2026-05", "2026-10"]
 
 
-def install(session: nox.Session, *groups: str) -> None:
+def install(session: nox.Session, *groups: str, pin: str = "") -> None:
     """Build with progress on the terminal (pip would hide it), then package what the cache holds."""
     session.install("-q", *BUILDER, *nox.project.dependency_groups(PROJECT, *groups))
-    session.run("python", "-m", "pyllama.builder", "build")
-    session.install("-q", "--no-build-isolation", "--no-deps", ".")
+    choice = ["--pin", pin] if pin else []
+    session.run("python", "-m", "pyllama.builder", "build", "--tools", "llama-simple", *choice)
+    session.install("-q", "--no-build-isolation", "--no-deps", f"-Ccmake.define.PYLLAMA_PIN={pin}", ".")
 
 
 @nox.session
@@ -41,7 +42,7 @@ def tests(session: nox.Session) -> None:
 @nox.parametrize("pin", PINS)
 def matrix(session: nox.Session, pin: str) -> None:
     """The tests that depend on the pin, on each one."""
-    install(session, "test")
+    install(session, "test", pin=pin)
     session.run("pytest", "-m", "matrix", *session.posargs, env={"PYLLAMA_TEST_PIN": pin})
 
 
@@ -66,6 +67,6 @@ def build(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks; each prints a table and writes JSON."""
-    install(session)
-    session.run("python", "benchmarks/build.py", *session.posargs)
+    install(session, "bench")
+    session.run("python", "benchmarks/build.py")
     session.run("python", "benchmarks/calls.py")

@@ -1,6 +1,6 @@
 """Cost of importing pyllama and of one call, beside ctypes and llama-cpp-python in the same run.
 
-llama-cpp-python is the unmodified package out of the sdist that the default pin is locked to,
+llama-cpp-python is the unmodified package out of the sdist that our build's pin is locked to,
 pointed at our libraries by its own environment variable, so both call the same code.
 """
 
@@ -52,7 +52,7 @@ def rounds(calls: dict[str, tuple[Callable[..., object], object]]) -> dict[str, 
 
 def peer_package(folder: Path, paths: Paths) -> Path:
     """Unpack the Python files of llama-cpp-python into `folder`."""
-    source = load(paths.pins).pin("2026-10").index
+    source = load(paths.pins).pin(pyllama.build_info().pin).index
     assert source is not None
     using = index.settings()
     found = index.find(source.project, sha256=source.sha256, version=source.version, using=using)
@@ -70,7 +70,12 @@ def main() -> None:
     lib_dir = pyllama.build_info().lib_dir
     rows = [
         Row("import pyllama", import_seconds("import pyllama") * 1e3, "ms", target="≤ 40 ms"),
-        Row("import and load everything", import_seconds("import pyllama; pyllama.lib") * 1e3, "ms"),
+        Row(
+            "import and load everything",
+            import_seconds("import pyllama; pyllama.lib") * 1e3,
+            "ms",
+            target="≤ 40 ms",
+        ),
     ]
 
     with tempfile.TemporaryDirectory(prefix="pyllama-bench-") as folder:

@@ -66,15 +66,21 @@ class Context(Handle):
         params.n_threads = params.n_threads_batch = threads or available_threads()
         params.no_perf = True
         set_fields(library.ffi, params, fields)
-        with log.collected() as lines:
-            ptr = library.raw.llama_init_from_model(model.ptr, params)
-            words = lines()
+        with model.lock:
+            with log.collected() as lines:
+                ptr = library.raw.llama_init_from_model(model.ptr, params)
+                words = lines()
+            if ptr != library.ffi.NULL:
+                super().__init__(ptr, library.raw.llama_free, parent=model)
         if ptr == library.ffi.NULL:
-            raise ContextError(f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max} could be made: {words}")
-        super().__init__(ptr, library.raw.llama_free, parent=model)
+            reason = words or "llama.cpp gave no reason"
+            raise ContextError(
+                f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max} could be made: {reason}"
+            )
         self._capacity = int(library.raw.llama_n_batch(ptr))
         self._tokens = library.ffi.new("llama_token[]", self._capacity)
         self._vocab_size = len(model.vocab)
+        self._clears = 0
         # What n_ctx is divided by; newer pins say themselves what one sequence may hold.
         self._streams = 1 if params.kv_unified else n_seq_max
 
@@ -106,7 +112,7 @@ class Context(Handle):
             raise ContextError("there are no tokens to decode: give at least one")
         highest = self._vocab_size
         raw, buffer = self._library.raw, self._tokens
-        with self._lock:
+        with self.lock:
             for start in range(0, len(tokens), self._capacity):
                 part = tokens[start : start + self._capacity]
                 for i, token in enumerate(part):
@@ -118,10 +124,16 @@ class Context(Handle):
                 if code != 0:
                     raise self._decode_error(code, len(part), mark)
 
+    @property
+    def clears(self) -> int:
+        """How often the context was cleared: what was read before another clear is gone."""
+        return self._clears
+
     def clear(self) -> None:
         """Forget every sequence; the memory stays allocated."""
         raw = self._library.raw
-        with self._lock:
+        with self.lock:
+            self._clears += 1
             raw.llama_memory_clear(raw.llama_get_memory(self.ptr), True)
 
     def _decode_error(self, code: int, n: int, mark: int) -> DecodeError:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .context import Context
-from .errors import ContextError
+from .errors import ContextError, UsageError
 from .model import Model
 from .sampling import Sampler, SamplerParams
 from .vocab import Detokenizer
@@ -61,12 +61,12 @@ def stream(
     """Generate from `prompt` and yield a Piece per token, then a closing one.
 
     `source` is a model, for which a context of fitting size (at most the one it was trained
-    for) is made and freed again, or a context, which is cleared first. `temperature` and `seed` override `params`.
-    Raises ContextError when the prompt does not fit or is empty, ValueError for values out
-    of range.
+    for) is made and freed again, or a context, which is cleared first. `temperature` and
+    `seed` override `params`. Raises ContextError when the prompt does not fit or is empty,
+    UsageError for values out of range.
     """
     if max_tokens < 0:
-        raise ValueError(f"max_tokens={max_tokens} has to be at least 0")
+        raise UsageError(f"max_tokens={max_tokens} has to be at least 0")
     chosen = params or SamplerParams()
     if temperature is not None:
         chosen = replace(chosen, temperature=temperature)
@@ -108,9 +108,16 @@ def _run(
             is_eog = model.vocab.is_eog
             reason = "length"
             batch: Sequence[int] = tokens
+            mine = context.clears
             for _ in range(room):
-                context.decode(batch)
-                token = sampler.sample(context)
+                with context.lock:
+                    if context.clears != mine:
+                        raise ContextError(
+                            "the context was cleared while this generation was under way: "
+                            "use one context per generation"
+                        )
+                    context.decode(batch)
+                    token = sampler.sample(context)
                 if is_eog(token):
                     reason = "stop"
                     break

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .context import Context
-from .errors import ModelError
+from .errors import ModelError, UsageError
 from .native import log
 from .native.handle import Handle
 from .native.loader import load
@@ -127,7 +127,8 @@ class Model(Handle):
 def set_fields(ffi: Any, params: Any, fields: dict[str, Any]) -> None:
     """Set fields of a C struct by name; TypeError for one that this pin does not have.
 
-    Raises ValueError for a number that the field cannot hold."""
+    Raises UsageError for a number that the field cannot hold.
+    """
     known = dict(ffi.typeof(params).fields)
     for name, value in fields.items():
         if name not in known:
@@ -136,7 +137,7 @@ def set_fields(ffi: Any, params: Any, fields: dict[str, Any]) -> None:
         try:
             setattr(params, name, value)
         except OverflowError as error:
-            raise ValueError(f"{name}={value} is out of range: {error}") from None
+            raise UsageError(f"{name}={value} is out of range: {error}") from None
 
 
 def _set_mmap(raw: Any, params: Any, mmap: bool) -> None:

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from .context import Context
-from .errors import ContextError
+from .errors import ContextError, UsageError
 from .native.handle import Handle
 from .native.loader import load
 
@@ -28,14 +28,14 @@ class SamplerParams:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature} has to be at least 0")
+            raise UsageError(f"temperature={self.temperature} has to be at least 0")
         if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} has to be at least 0")
+            raise UsageError(f"top_k={self.top_k} has to be at least 0")
         for name, value in (("top_p", self.top_p), ("min_p", self.min_p)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} has to be between 0 and 1")
+                raise UsageError(f"{name}={value} has to be between 0 and 1")
         if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed} has to be between 0 and 2**32 - 1")
+            raise UsageError(f"seed={self.seed} has to be between 0 and 2**32 - 1")
 
 
 class Sampler(Handle):
@@ -71,10 +71,11 @@ class Sampler(Handle):
 
         Raises ContextError when that output has no logits: llama.cpp would end the process.
         """
-        raw, sampler, ptr = self._raw, self.ptr, context.ptr
-        if not raw.llama_get_logits_ith(ptr, index):
-            raise ContextError(f"the context has no logits for output {index}: decode tokens first")
-        return int(raw.llama_sampler_sample(sampler, ptr, index))
+        raw = self._raw
+        with context.lock, self.lock:
+            if not raw.llama_get_logits_ith(context.ptr, index):
+                raise ContextError(f"the context has no logits for output {index}: decode tokens first")
+            return int(raw.llama_sampler_sample(self.ptr, context.ptr, index))
 
     def reset(self) -> None:
         """Forget what was accepted, and start the random numbers again."""

@@ -52,7 +52,10 @@ class Vocab:
         size = len(data) + 8
         while True:
             tokens = self._ffi.new("llama_token[]", size)
-            n = self._raw.llama_tokenize(self.ptr, data, len(data), tokens, size, add_special, parse_special)
+            with self._model.lock:
+                n = self._raw.llama_tokenize(
+                    self.ptr, data, len(data), tokens, size, add_special, parse_special
+                )
             if n >= 0:
                 return list(self._ffi.unpack(tokens, n)) if n else []
             if n == -(2**31):

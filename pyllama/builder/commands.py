@@ -6,13 +6,17 @@ They are part of `pyllama …` and, where nothing is built yet, all of `python -
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import Error, UsageError
 from .paths import locate
 from .progress import Reporter
 
@@ -61,6 +65,36 @@ def add_commands(commands: Subparsers) -> None:
     build.add_argument("--export", type=Path, metavar="DIR", help="also copy the build into this folder")
     _json(build)
     build.set_defaults(run=_build)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Run a parsed command; an error is one sentence on stderr, with exit code 1, or 2 for wrong usage."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may write what the terminal cannot show
+    try:
+        code = int(args.run(args))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # the reader has gone
+        _drop_stdout()
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        _drop_stdout()
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+
+
+def _drop_stdout() -> None:
+    """Send what is still to be written nowhere; Python would complain about it at exit."""
+    with suppress(AttributeError, OSError):  # no stdout, or one that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
@@ -205,10 +239,13 @@ def _build(args: argparse.Namespace) -> int:
         paths, pin=args.pin, wanted=wanted(args), backends=names(args.backend), flavour=args.flavour
     )
     done = build.build(
-        paths, plan, Reporter(quiet=args.json), targets=names(args.tools), use_cache=not args.force
+        paths,
+        plan,
+        Reporter(quiet=args.json),
+        targets=names(args.tools),
+        use_cache=not args.force,
+        export=args.export,
     )
-    if args.export:
-        build.export(done, args.export)
     if args.json:
         return _print_json({**done.info, "folder": str(done.folder), "cached": done.cached})
     print(done.folder)

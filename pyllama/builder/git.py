@@ -133,6 +133,9 @@ def init_bare(directory: Path) -> Git:
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         Git(fresh).run("init", "-q", "--bare", "--template=")
+        umask = os.umask(0)
+        os.umask(umask)
+        fresh.chmod(0o777 & ~umask)  # mkdtemp's folder is its owner's alone
         (fresh / "info").mkdir(exist_ok=True)
         (fresh / "info" / "attributes").write_text("* -text -ident -filter -working-tree-encoding\n")
         with suppress(OSError):  # another process was first

@@ -8,7 +8,8 @@ import os
 from dataclasses import asdict, dataclass
 
 from ..errors import UsageError
-from .bindgen import generate
+from . import compile as compiling
+from .bindgen.fingerprint import fingerprint as bindings
 from .compile import cpu, toolchain
 from .compile.backends import Backend, select
 from .paths import Paths
@@ -17,7 +18,8 @@ from .stack import features, series
 from .stack.features import Feature
 from .stack.key import key as stack_key
 
-SCHEMA = 1
+# Of build.json and of the C side: what the Python layer at run time expects. Both numbers move together.
+SCHEMA = 2
 FLAVOURS = ("release", "asan")
 
 
@@ -52,15 +54,15 @@ def make_plan(
     selected = features.select(series.load(paths.patches), chosen.name, wanted)
     rows = select(backends or ["cpu"])
     tree_key = stack_key(chosen.tree, selected, chosen.name)
-    tools = toolchain.find()
     parts = {
         "schema": SCHEMA,
         "tree": tree_key,
         "backends": [asdict(row) for row in rows],
         "flavour": flavour,
-        "compiler": tools.identity,
+        "compiler": toolchain.find_compilers().identity,
         "cpu": cpu.machine_features(),
-        "bindings": generate.fingerprint(),
+        "compiling": compiling.fingerprint(),
+        "bindings": bindings(),
         "flags": [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")],
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

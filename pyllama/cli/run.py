@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,14 @@ def add_command(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from ..errors import UsageError
     from ..generation import fitting_size, generate, stream
     from ..model import Model
     from ..sampling import SamplerParams
 
     params = SamplerParams(temperature=args.temp, seed=args.seed)
     if args.max_tokens < 0:
-        raise ValueError(f"-n {args.max_tokens} has to be at least 0")
+        raise UsageError(f"-n {args.max_tokens} has to be at least 0")
     path = args.model if args.model is not None else _default_model(quiet=args.json)
     with Model(path, gpu_layers=args.gpu_layers) as model:
         tokens = model.tokenize(args.prompt)
@@ -56,8 +56,7 @@ def _run(args: argparse.Namespace) -> int:
                 return 0
             print(args.prompt, end="", flush=True)
             for piece in stream(context, tokens, max_tokens=args.max_tokens, params=params):
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+                print(piece.text, end="", flush=True)
             print()
     return 0
 

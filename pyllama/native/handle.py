@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ClosedError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class _Owned:
@@ -28,13 +29,13 @@ class _Owned:
         self.lock = threading.RLock()
 
     def release(self) -> None:
-        for child in list(self.children):
-            child.release()
-        self.children.clear()
-        with self.lock:
+        with self.lock:  # a call that is under way, also one that makes a child, ends first
+            for child in list(self.children):
+                child.release()
+            self.children.clear()
             ptr, self.ptr = self.ptr, None
-        if ptr is not None:
-            self.free(ptr)
+            if ptr is not None:
+                self.free(ptr)
 
 
 class Handle:
@@ -45,7 +46,6 @@ class Handle:
 
     def __init__(self, ptr: Any, free: Callable[[Any], None], parent: Handle | None = None) -> None:
         self._owned = _Owned(ptr, free)
-        self._lock = self._owned.lock
         self._parent = parent
         if parent is not None:
             parent._owned.children.add(self._owned)
@@ -59,6 +59,11 @@ class Handle:
         return ptr
 
     @property
+    def lock(self) -> threading.RLock:
+        """Held by every call that must not meet another one, or a close, on this object."""
+        return self._owned.lock
+
+    @property
     def closed(self) -> bool:
         """True once the C object has been freed."""
         return self._owned.ptr is None
@@ -66,7 +71,8 @@ class Handle:
     def close(self) -> None:
         """Free the C object and everything made from it. Closing twice does nothing.
 
-        Waits for a call that another thread is making on it.
+        Waits for the decoding, sampling, tokenizing or making of a context that another thread is
+        doing with it.
         """
         self._owned.release()
         if self._parent is not None:

@@ -12,6 +12,8 @@ from typing import Any
 from ..errors import LoadError
 
 _INSTALLED = "_build"
+# What this Python layer expects of a build; the builder writes the same number.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class BuildInfo:
     """Names of the features that are in, in the order they were applied."""
     backends: tuple[str, ...]
     """Names of the backends whose plug-ins were built."""
+    plugins: tuple[str, ...]
+    """File names of the backends' plug-ins, without prefix and suffix."""
     flavour: str
     """`release` or `asan`."""
     cpu: str
@@ -86,6 +90,8 @@ def read_json(folder: Path) -> dict[str, Any]:
     """Read `build.json`; LoadError when it is damaged."""
     try:
         table: dict[str, Any] = json.loads((folder / "build.json").read_text(encoding="utf-8"))
+        if not isinstance(table, dict):
+            raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise LoadError(f"{folder / 'build.json'} cannot be read ({error}): install pyllama again") from error
     return table
@@ -99,6 +105,8 @@ def build_info() -> BuildInfo:
     """
     folder = find_build()
     table = read_json(folder)
+    if table.get("schema") != SCHEMA:
+        raise LoadError(f"the build in {folder} was made by another version of pyllama: build it again")
     try:
         return BuildInfo(
             pin=table["pin"],
@@ -107,6 +115,7 @@ def build_info() -> BuildInfo:
             build_key=table["build_key"],
             features=tuple(table["features"]),
             backends=tuple(table["backends"]),
+            plugins=tuple(table["plugins"]),
             flavour=table["flavour"],
             cpu=table["cpu"],
             folder=folder,

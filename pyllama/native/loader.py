@@ -30,9 +30,15 @@ _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _PLUGIN_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 _CORE = ("ggml-base", "ggml", "llama")
 _OPTIONAL = ("mtmd",)
+_CPU = "ggml-cpu"
 
-# What has to be there for a header's functions, for the error of a missing one.
-_NEEDED = {"mtmd.h": "the library mtmd", "mtmd-helper.h": "the library mtmd"}
+# What gives a build the functions of a header that its core does not have.
+_ADVICE = {
+    "mtmd.h": "run `pyllama build --tools mtmd` and set PYLLAMA_BUILD to the folder that it prints",
+    "mtmd-helper.h": "run `pyllama build --tools mtmd` and set PYLLAMA_BUILD to the folder that it prints",
+    "ggml-rpc.h": "run `pyllama build --backend rpc` and set PYLLAMA_BUILD to the folder that it prints",
+}
+_CORE_HEADERS = ("llama.h", "ggml.h", "gguf.h", "ggml-alloc.h", "ggml-backend.h", "ggml-cpu.h", "ggml-opt.h")
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,12 @@ class Library:
         if name in self.undefined:
             return self.undefined[name]
         header = self.declared[name]
-        needed = _NEEDED.get(header)
-        if needed is None:
-            plugin = header.removeprefix("ggml-").removesuffix(".h")
-            needed = f"the backend {plugin}" if plugin != header else "another pin"
-        return f"declared in {header}, but this build has no {needed.removeprefix('the ')}: build it in"
+        advice = _ADVICE.get(header)
+        if advice is not None:
+            return f"it is declared in {header}; {advice}"
+        if header in _CORE_HEADERS:
+            return f"it is declared in {header}, but no library of pin {self.build.pin} has it"
+        return f"it belongs to a backend ({header}) that this build does not have"
 
 
 def _missing(name: str, reason: str) -> Callable[..., Any]:
@@ -100,9 +107,9 @@ def load() -> Library:
     raw.pyllama_table_bind(handles["llama"])
     log.install(ffi, raw)
     _register_cpu(ffi, raw, build, identity)
-    for backend in build.backends:
-        if backend != "cpu":
-            _register_plugin(ffi, raw, build.lib_dir / f"{_PREFIX}ggml-{backend}{_PLUGIN_SUFFIX}", identity)
+    for plugin in build.plugins:
+        if plugin != _CPU:
+            _register_plugin(ffi, raw, build.lib_dir / f"{_PREFIX}{plugin}{_PLUGIN_SUFFIX}", identity)
     for name in _OPTIONAL:
         path = build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}"
         if path.is_file():
@@ -116,8 +123,12 @@ def load() -> Library:
 
 
 def unbound() -> dict[str, str]:
-    """Return what the public headers declare and `pyllama.lib` does not have: name to reason."""
-    return dict(_declared(build_info())["unbound"])
+    """Return what the public headers declare and `pyllama.lib` does not have, with the reason.
+
+    A name is that of a function, or of a header of which nothing is bound.
+    """
+    table = _declared(build_info())
+    return {**table["headers"], **table["unbound"]}
 
 
 def _declared(build: BuildInfo) -> dict[str, dict[str, str]]:
@@ -219,7 +230,7 @@ def _origin(ffi: Any, raw: Any, library: Any, symbol: bytes) -> Path | None:
 def _register_cpu(ffi: Any, raw: Any, build: BuildInfo, identity: str) -> None:
     """Register the CPU plug-in that fits this machine best, by upstream's own score."""
     best, best_score = None, 0
-    for path in sorted(build.lib_dir.glob(f"{_PREFIX}ggml-cpu*{_PLUGIN_SUFFIX}")):
+    for path in sorted(build.lib_dir.glob(f"{_PREFIX}{_CPU}*{_PLUGIN_SUFFIX}")):
         score = abs(raw.pyllama_score(_open(ffi, raw, path)))
         if score > best_score:
             best, best_score = path, score

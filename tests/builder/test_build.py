@@ -14,7 +14,9 @@ import pytest
 from real_builds import TestBuild
 
 from pyllama.builder import build as builds
-from pyllama.builder.bindgen import generate
+from pyllama.builder import compile as compiling
+from pyllama.builder import finished
+from pyllama.builder import plan as planning
 from pyllama.builder.compile import cpu
 from pyllama.builder.paths import Paths, locate
 from pyllama.builder.plan import make_plan
@@ -40,7 +42,10 @@ def test_key_follows_everything_that_decides_the_content(monkeypatch: pytest.Mon
         patch.setattr(cpu, "machine_features", lambda: ("x86_64", "AVX"))
         others.append(make_plan(paths))
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "fingerprint", lambda: "other")
+        patch.setattr(planning, "bindings", lambda: "other")
+        others.append(make_plan(paths))
+    with monkeypatch.context() as patch:
+        patch.setattr(compiling, "fingerprint", lambda: "other")
         others.append(make_plan(paths))
     keys = {base.key, *(other.key for other in others)}
     assert len(keys) == 1 + len(others)
@@ -86,11 +91,11 @@ def test_a_finished_build_needs_no_source(scratch: Paths, pin: str | None) -> No
 )
 def test_a_damaged_build_is_not_finished(scratch: Paths, damage: str) -> None:
     folder = next(scratch.builds.iterdir())
-    assert builds.is_complete(folder)
+    assert finished.is_complete(folder)
     (folder / damage).write_bytes((folder / damage).read_bytes()[:-7])
-    assert not builds.is_complete(folder)
+    assert not finished.is_complete(folder)
     (folder / damage).unlink()
-    assert not builds.is_complete(folder)
+    assert not finished.is_complete(folder)
 
 
 def test_an_edited_tree_is_not_served_from_the_cache(scratch: Paths, pin: str | None) -> None:
@@ -112,13 +117,13 @@ def test_export(scratch: Paths, pin: str | None, tmp_path: Path) -> None:
     done = builds.build(scratch, make_plan(scratch, pin=pin), Reporter(quiet=True))
     out = tmp_path / "out"
     for _ in range(2):  # the second replaces the first
-        builds.export(done, out)
-        assert builds.is_complete(out)
+        finished.export(done, out)
+        assert finished.is_complete(out)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="something that is not a build"):
-        builds.export(done, foreign)
+        finished.export(done, foreign)
     assert (foreign / "thesis.txt").read_text() == "mine"
 
 

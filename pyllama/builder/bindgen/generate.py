@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -16,12 +15,10 @@ import cffi.recompiler
 
 from ...errors import BindingsError
 from . import csource, stubs
+from .fingerprint import CSRC, LIMITED_API, free_threaded
 from .headers import Exceptions, read
 
 MODULE = "_pyllama"
-_CSRC = Path(__file__).resolve().parents[2] / "native" / "csrc"
-# The oldest Python whose limited API the module keeps to.
-_LIMITED_API = "0x030A0000"
 
 _OWN = """
 void *pyllama_open(const char *path, char *error, size_t size);
@@ -55,17 +52,6 @@ class Bindings:
     functions: int
 
 
-def fingerprint() -> str:
-    """Return a hash over everything of ours that decides what the module looks like."""
-    digest = hashlib.sha256()
-    sources = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.glob("*.toml"), *_CSRC.iterdir()]
-    for path in sorted(sources):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    digest.update(f"{cffi.__version__} {_LIMITED_API} {sysconfig.get_platform()}".encode())
-    digest.update(sys.implementation.cache_tag.encode() if _free_threaded() else b"abi3")
-    return digest.hexdigest()
-
-
 def generate(include: Path, out: Path, compiler: str, identity: str) -> Bindings:
     """Write the module, its stubs and the list of what is declared into `out`.
 
@@ -94,17 +80,14 @@ def generate(include: Path, out: Path, compiler: str, identity: str) -> Bindings
         "unbound": exceptions.functions,
         "undefined": exceptions.undefined,
         "headers": exceptions.headers,
+        "macros": [*api.numbers, *api.strings],
     }
     declared.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Bindings(module, stub, declared, len(functions))
 
 
-def _free_threaded() -> bool:
-    return bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-
-
 def _module_filename() -> str:
-    if _free_threaded():  # has no stable ABI yet
+    if free_threaded():  # has no stable ABI yet
         return MODULE + str(sysconfig.get_config_var("EXT_SUFFIX"))
     return MODULE + (".pyd" if sys.platform == "win32" else ".abi3.so")
 
@@ -123,18 +106,18 @@ def _compile(source: Path, include: Path, module: Path, compiler: str) -> None:
         "-fvisibility=hidden",
         "-w",
         f"-ffile-prefix-map={source.parent}=.",
-        f"-ffile-prefix-map={_CSRC}=.",
+        f"-ffile-prefix-map={CSRC}=.",
         f"-ffile-prefix-map={include}=.",
         f"-I{python}",
         f"-I{include}",
-        f"-I{_CSRC}",
+        f"-I{CSRC}",
         str(source),
-        str(_CSRC / "pyllama_shim.c"),
+        str(CSRC / "pyllama_shim.c"),
         "-o",
         str(module),
     ]
-    if not _free_threaded():
-        command.insert(1, f"-DPy_LIMITED_API={_LIMITED_API}")
+    if not free_threaded():
+        command.insert(1, f"-DPy_LIMITED_API={LIMITED_API}")
     if sys.platform == "darwin":
         command += ["-undefined", "dynamic_lookup"]
     elif sys.platform.startswith("linux"):

@@ -131,8 +131,9 @@ def _ours(preprocessed: str, include: Path) -> tuple[str, list[str]]:
 def _collect_macros(api: Api, defines: list[str]) -> None:
     values = {m[1]: m[3].strip() for m in map(_DEFINE.match, defines) if m and not m[2]}
     for name, value in values.items():
-        target = value
-        while target in values:
+        target, seen = value, {name}
+        while target in values and target not in seen:
+            seen.add(target)
             target = values[target]
         if _NUMBER.match(target):
             api.numbers.append(name)

@@ -1,7 +1,7 @@
 """The CPU options of a build, explicit and therefore part of its key.
 
-Upstream lists the variants of its CPU plug-in in one CMake file. The last entry of the
-machine's architecture whose every feature the machine has is the one that fits.
+Upstream lists the variants of its CPU plug-in in one CMake file. The entry with the most
+features, all of which the machine has, is the one that fits.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _X86_FLAGS = {
     "AMX_INT8": {"amx_int8"},
     "AMX_BF16": {"amx_bf16"},
 }
+GENERIC = "generic"
 _X86 = ("x86_64", "amd64", "i686")
 
 
@@ -65,7 +66,7 @@ def best_variant(cmake_text: str, machine: str, flags: frozenset[str]) -> CpuVar
     upstream's defaults.
     """
     if machine.lower() not in _X86:
-        return CpuVariant("default", ())
+        return CpuVariant(GENERIC, ())
     best: str = "x64"
     best_features: tuple[str, ...] = ()
     for name, listed in _VARIANT.findall(cmake_text):

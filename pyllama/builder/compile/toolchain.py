@@ -17,15 +17,22 @@ _CARRIED = {"cmake": ("cmake", "CMAKE_BIN_DIR"), "ninja": ("ninja", "BIN_DIR")}
 
 
 @dataclass(frozen=True)
-class Toolchain:
-    """Programs, by absolute path; `identity` is part of a build's key."""
+class Compilers:
+    """Both by absolute path; `identity` is part of a build's key."""
 
     cc: str
     cxx: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Programs, by absolute path."""
+
+    compilers: Compilers
     cmake: str
     ninja: str
     launcher: str | None
-    identity: str
 
 
 def find_program(name: str, advice: str) -> str:
@@ -64,16 +71,20 @@ def find_compiler(variable: str, names: tuple[str, ...], advice: str) -> str:
     raise BuildError(f"no {'C++' if variable == 'CXX' else 'C'} compiler was found: {advice}")
 
 
-def find() -> Toolchain:
-    """Find everything, or raise BuildError that names the first thing that is missing."""
+def find_compilers() -> Compilers:
+    """Find the compilers, or raise BuildError that says what to install."""
     advice = "install gcc and g++ (Debian: apt-get install build-essential), or set CC and CXX"
     cc = find_compiler("CC", ("cc", "gcc", "clang"), advice)
     cxx = find_compiler("CXX", ("c++", "g++", "clang++"), advice)
-    from_index = "pip install 'pyllama-cffi[build]'"
-    cmake = find_program("cmake", from_index)
-    ninja = find_program("ninja", from_index)
-    launcher = shutil.which("ccache") or shutil.which("sccache")
-    return Toolchain(cc, cxx, cmake, ninja, launcher, f"{_identity(cc)} | {_identity(cxx)}")
+    return Compilers(cc, cxx, f"{_identity(cc)} | {_identity(cxx)}")
+
+
+def find() -> Toolchain:
+    """Find everything, or raise BuildError that names the first thing that is missing."""
+    compilers = find_compilers()
+    cmake = find_program("cmake", "pip install cmake")
+    ninja = find_program("ninja", "pip install ninja")
+    return Toolchain(compilers, cmake, ninja, shutil.which("ccache") or shutil.which("sccache"))
 
 
 def _identity(compiler: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import FetchError, UsageError
+from ..locks import locked
 from ..paths import Paths
 from ..pins import Lock, ModelLock
 from ..progress import Reporter, Stage
 from . import archive
-from .pristine import locked
 
 _MAX_BYTES = 1 << 30
 

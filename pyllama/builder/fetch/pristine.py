@@ -7,14 +7,14 @@ to it are refused, and nothing that was there before is touched.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ...errors import Error, FetchError, PatchError, VerificationError
+from ..locks import locked
 from ..paths import Paths
 from ..pins import Lock, Pin
 from ..progress import Reporter, Stage
@@ -102,29 +102,6 @@ def status(lock: Lock, paths: Paths) -> list[PinStatus]:
         )
         for pin in lock.pins
     ]
-
-
-@contextmanager
-def locked(paths: Paths, name: str, reporter: Reporter) -> Iterator[None]:
-    """Hold the lock `name` in the cache; FetchError when the cache cannot be written."""
-    try:
-        paths.locks.mkdir(parents=True, exist_ok=True)
-        paths.downloads.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(paths.locks / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            reporter.say("another pyllama is fetching this: waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise FetchError(
-            f"the cache {paths.cache} cannot be written ({error.strerror}): "
-            "set PYLLAMA_CACHE to a folder that can"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _store(paths: Paths) -> TreeStore:

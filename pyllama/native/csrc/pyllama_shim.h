@@ -1,4 +1,5 @@
 // The C side of pyllama.native: loading libraries, collecting log lines, stopping a decode.
+// A change here that the Python layer relies on moves SCHEMA in builder/plan.py and native/installed.py.
 // Compiled into the cffi module; nothing here links to llama.cpp.
 
 #pragma once
@@ -33,5 +34,6 @@ void pyllama_log_set_sink(void (*sink)(int level, const char *line));
 size_t pyllama_log_mark(void);
 size_t pyllama_log_since(size_t mark, char *out, size_t size);
 
-// For llama_set_abort_callback: true once `*flag` is not zero. Never calls into Python.
+// For llama_set_abort_callback, by callers of the C API (the Python layer sets none yet): true once
+// `*flag` is not zero. Never calls into Python.
 bool pyllama_abort(void *flag);

@@ -31,14 +31,14 @@ def nothing_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("nothing_on_path")
 def test_no_compiler() -> None:
     with pytest.raises(BuildError, match=r"no C compiler was found: install gcc and g\+\+"):
-        toolchain.find()
+        toolchain.find_compilers()
 
 
 @pytest.mark.usefixtures("nothing_on_path")
 def test_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(BuildError, match="CC=no-such-compiler is not a program"):
-        toolchain.find()
+        toolchain.find_compilers()
 
 
 @pytest.mark.usefixtures("nothing_on_path")
@@ -50,16 +50,16 @@ def test_a_program_that_is_nowhere() -> None:
 def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "false")
     with pytest.raises(BuildError, match="install a working compiler"):
-        toolchain.find()
+        toolchain.find_compilers()
 
 
 def test_cc_and_gcc_are_one_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "cc")
     monkeypatch.setenv("CXX", "c++")
-    first = toolchain.find().identity
+    first = toolchain.find_compilers().identity
     monkeypatch.setenv("CC", "gcc")
     monkeypatch.setenv("CXX", "g++")
-    assert toolchain.find().identity == first
+    assert toolchain.find_compilers().identity == first
     assert "x86_64" in first or "aarch64" in first or sys.platform != "linux"
 
 
@@ -78,7 +78,7 @@ def test_progress(tmp_path: Path) -> None:
 
 def test_failure_names_the_first_error_and_the_log(tmp_path: Path) -> None:
     words = "[1/2] x\nFAILED: x\na.c:1:2: error: one\na.c:2:2: error: two"
-    with pytest.raises(BuildError, match=rf"compiling failed: FAILED: x .*{tmp_path / 'log'}"):
+    with pytest.raises(BuildError, match=rf"compiling failed: a\.c:1:2: error: one .*{tmp_path / 'log'}"):
         ninja.run(say(words, 1), tmp_path / "log", Recorder(), "compiling")
 
 
@@ -87,3 +87,14 @@ def test_git_finds_no_repository_around_us(tmp_path: Path, monkeypatch: pytest.M
     code = "import os; print(os.environ['GIT_DIR'])"
     ninja.run([sys.executable, "-c", code], tmp_path / "log", Recorder(), "it")
     assert (tmp_path / "log").read_text().strip() == "/nonexistent"
+
+
+def test_cmakes_reason_is_on_the_next_line(tmp_path: Path) -> None:
+    words = "CMake Error at CMakeLists.txt:3 (message):\n\n  no such thing\n\nmore"
+    with pytest.raises(BuildError, match=r"CMakeLists\.txt:3 \(message\): no such thing \("):
+        ninja.run(say(words, 1), tmp_path / "log", Recorder(), "it")
+
+
+def test_failure_without_a_word(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="it failed: it ended with code 3"):
+        ninja.run(say("[1/1] \nnothing", 3), tmp_path / "log", Recorder(), "it")

@@ -303,7 +303,7 @@ def test_two_at_once_download_once(world: World) -> None:
         "print(fetch(pin, places).source)\n"
     )
     command = [sys.executable, "-c", program, str(world.paths.cache.parent), world.pin.tree, COMMIT]
-    root = str(Path(module.__file__).parents[2])
+    root = str(Path(module.__file__).parents[3])
     env = {**os.environ, "PYTHONPATH": root}
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
     said = sorted(process.communicate(timeout=30)[0].strip() for process in both)

@@ -1,0 +1,117 @@
+"""Finished builds: folders in the cache that are whole, and copies of them elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BuildError, UsageError
+
+_MANIFEST = "build.json"
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build; `info` is its `build.json`, `cached` says that it was there already."""
+
+    folder: Path
+    info: dict[str, Any]
+    cached: bool
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a finished build; BuildError when it has none."""
+    try:
+        info: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{folder} is not a finished build: remove it and build again") from error
+    return info
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether every file that the manifest lists is there with its size."""
+    try:
+        files = read(folder)["files"].items()
+        return len(files) > 0 and all((folder / name).stat().st_size == size for name, size in files)
+    except (OSError, BuildError, KeyError, AttributeError, TypeError):
+        return False
+
+
+def finish(out: Path, info: dict[str, Any], folder: Path) -> None:
+    """Write the manifest of the new build `out` and put it in the place of `folder`."""
+    files = {p.relative_to(out).as_posix(): p.stat().st_size for p in sorted(out.rglob("*")) if p.is_file()}
+    text = json.dumps({**info, "files": files}, indent=1, sort_keys=True) + "\n"
+    (out / _MANIFEST).write_text(text, encoding="utf-8")
+    _put(out, folder)
+
+
+def has_target(folder: Path, target: str) -> bool:
+    """Say whether one of upstream's programs or libraries was added to a build."""
+    libraries = (f"lib/{prefix}{target}{suffix}" for prefix in ("lib", "") for suffix in SUFFIXES)
+    names = (f"bin/{target}", f"bin/{target}.exe", *libraries)
+    return any((folder / name).is_file() for name in names)
+
+
+SUFFIXES = (".so", ".dylib", ".dll")
+
+
+def add(product: Path, folder: Path) -> None:
+    """Add a compiled program or library to a finished build, whole or not at all."""
+    place = folder / ("lib" if product.suffix in SUFFIXES else "bin")
+    if (place / product.name).exists():
+        return
+    place.mkdir(exist_ok=True)
+    handle, fresh = tempfile.mkstemp(prefix=f".{product.name}.", dir=place)
+    os.close(handle)
+    try:
+        shutil.copy2(product, fresh)
+        os.replace(fresh, place / product.name)
+    finally:
+        Path(fresh).unlink(missing_ok=True)
+
+
+def export(done: Build, folder: Path) -> None:
+    """Copy a finished build to `folder`, replacing a build that is there.
+
+    What was added to it later, upstream's programs for example, stays out: the same build gives
+    the same copy. Raises UsageError when something else than a build is there: it is not ours
+    to remove.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not _replaceable(folder):
+        raise UsageError(f"{folder} holds something that is not a build: name an empty or a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        fresh = Path(scratch) / "build"
+        for name in (*done.info["files"], _MANIFEST):
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(done.folder / name, fresh / name)
+        _put(fresh, folder)
+
+
+def _replaceable(folder: Path) -> bool:
+    """Say whether a folder is empty, or a whole build with nothing of anybody else's in it."""
+    if not folder.is_dir():
+        return False
+    held = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    return not held or (is_complete(folder) and held == {*read(folder)["files"], _MANIFEST})
+
+
+def _put(fresh: Path, folder: Path) -> None:
+    """Rename a new folder into place; what was there goes only when that has worked."""
+    if not folder.exists():
+        os.rename(fresh, folder)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        aside = Path(scratch) / "old"
+        os.rename(folder, aside)
+        try:
+            os.rename(fresh, folder)
+        except OSError:
+            os.rename(aside, folder)
+            raise
