@@ -81,6 +81,7 @@ class Context(Handle):
         self._tokens = library.ffi.new("llama_token[]", self._capacity)
         self._vocab_size = len(model.vocab)
         self._clears = 0
+        log.raise_pending()
         # What n_ctx is divided by; newer pins say themselves what one sequence may hold.
         self._streams = 1 if params.kv_unified else n_seq_max
 
@@ -121,6 +122,7 @@ class Context(Handle):
                     buffer[i] = token
                 mark = raw.pyllama_log_mark()
                 code = raw.llama_decode(self.ptr, raw.llama_batch_get_one(buffer, len(part)))
+                log.raise_pending()
                 if code != 0:
                     raise self._decode_error(code, len(part), mark)
 

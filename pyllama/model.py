@@ -69,6 +69,7 @@ class Model(Handle):
         super().__init__(ptr, library.raw.llama_model_free)
         self.vocab_only = vocab_only
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        log.raise_pending()
 
     @property
     def vocab(self) -> Vocab:

@@ -22,13 +22,14 @@ _BUFFER = 8192
 
 _ffi: Any = None
 _raw: Any = None
+_pending: BaseException | None = None
 
 
 def install(ffi: Any, raw: Any) -> None:
     """Send llama.cpp's log to us. Called by the loader."""
     global _ffi, _raw
     _ffi, _raw = ffi, raw
-    ffi.def_extern(name="pyllama_on_log")(_on_log)
+    ffi.def_extern(name="pyllama_on_log", onerror=_on_log_error)(_on_log)
     raw.pyllama_log_set_sink(ffi.addressof(raw, "pyllama_on_log"))
     callback = ffi.cast("ggml_log_callback", ffi.addressof(raw, "pyllama_log"))
     raw.llama_log_set(callback, ffi.NULL)
@@ -55,6 +56,19 @@ def collected() -> Iterator[Callable[[], str]]:
         return "; ".join(line.strip() for line in text.splitlines())
 
     yield lines
+
+
+def raise_pending() -> None:
+    """Raise what a log handler raised while C was running, a Ctrl-C for example."""
+    global _pending
+    error, _pending = _pending, None
+    if error is not None:
+        raise error
+
+
+def _on_log_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    global _pending
+    _pending = error  # C cannot carry it on
 
 
 def _on_log(level: int, line: Any) -> None:

@@ -131,3 +131,21 @@ def test_builder_works_where_nothing_is_built(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [row["name"] for row in json.loads(done.stdout)] == ["2025-08", "2026-05", "2026-10"]
     assert done.stderr == ""
+
+
+def test_an_interrupt_in_a_log_handler_is_not_lost(child: Any) -> None:
+    code = """
+import logging
+class Interrupting(logging.Handler):
+    def emit(self, record):
+        raise KeyboardInterrupt
+logging.getLogger("pyllama").addHandler(Interrupting())
+logging.getLogger("pyllama").setLevel(logging.DEBUG)
+try:
+    pyllama.Model(MODEL)
+    for _ in range(1000): pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = child(code)
+    assert done.stdout == "interrupted\n", done.stderr
