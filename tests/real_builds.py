@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,13 @@ class TestBuild:
 
 
 def make_build(pin: str | None, wanted: str, *targets: str) -> TestBuild:
-    """Return a build of the machine's own cache, making it when it is not there."""
+    """Return a build of the machine's own cache, making it when it is not there.
+
+    `PYLLAMA_TEST_BACKENDS` names backends beside the CPU, whose plug-ins are then tested too.
+    """
     paths, quiet = locate(), Reporter(quiet=True)
-    plan = make_plan(paths, pin=pin, wanted=wanted)
+    backends = [name for name in os.environ.get("PYLLAMA_TEST_BACKENDS", "").split(",") if name]
+    plan = make_plan(paths, pin=pin, wanted=wanted, backends=backends)
     done = builds.build(paths, plan, quiet, targets=list(targets))
     tree = apply(plan.pin.name, plan.pin.tree, plan.features, paths, TreeStore(paths.objects), quiet)
     return TestBuild(plan.pin.name, done.folder, tree.folder)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 
 class Stage:
@@ -43,7 +43,7 @@ class Reporter:
             columns = (
                 TextColumn("{task.description:<9}"),
                 BarColumn(bar_width=30),
-                TextColumn("{task.percentage:>3.0f}%"),
+                TaskProgressColumn(),  # empty while the end is not known
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[detail]}", style="dim"),
             )
