@@ -20,18 +20,8 @@ from .headers import Exceptions, read
 
 MODULE = "_pyllama"
 
+# Beside the shim's header: what csource puts in front of cffi's C, and what Python gives to C.
 _OWN = """
-void *pyllama_open(const char *path, char *error, size_t size);
-void *pyllama_symbol(void *library, const char *name);
-const char *pyllama_identity_of(void *library);
-bool pyllama_origin(void *address, char *path, size_t size);
-int pyllama_score(void *library);
-void pyllama_log(int level, const char *text, void *user_data);
-void pyllama_log_set_threshold(int level);
-void pyllama_log_set_sink(void (*sink)(int level, const char *line));
-size_t pyllama_log_mark(void);
-size_t pyllama_log_since(size_t mark, char *out, size_t size);
-bool pyllama_abort(void *flag);
 size_t pyllama_table_size(void);
 const char *pyllama_table_name(size_t i);
 bool pyllama_table_bound(size_t i);
@@ -64,7 +54,7 @@ def generate(include: Path, out: Path, compiler: str, identity: str) -> Bindings
     out.mkdir(parents=True, exist_ok=True)
 
     ffi = cffi.FFI()
-    ffi.cdef(csource.cdef(api, exceptions) + _OWN, override=True)
+    ffi.cdef(csource.cdef(api, exceptions) + _shim() + _OWN, override=True)
     preamble = csource.preamble(api, functions, identity)
     module = out / _module_filename()
     with tempfile.TemporaryDirectory(prefix="pyllama-bindgen-") as folder:
@@ -84,6 +74,12 @@ def generate(include: Path, out: Path, compiler: str, identity: str) -> Bindings
     }
     declared.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Bindings(module, stub, declared, len(functions))
+
+
+def _shim() -> str:
+    """Return the declarations of the shim's header."""
+    text = (CSRC / "pyllama_shim.h").read_text(encoding="utf-8")
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(("#", "//")))
 
 
 def _module_filename() -> str:
