@@ -70,12 +70,7 @@ def main() -> None:
     lib_dir = pyllama.build_info().lib_dir
     rows = [
         Row("import pyllama", import_seconds("import pyllama") * 1e3, "ms", target="≤ 40 ms"),
-        Row(
-            "import and load everything",
-            import_seconds("import pyllama; pyllama.lib") * 1e3,
-            "ms",
-            target="≤ 40 ms",
-        ),
+        Row("import and load everything", import_seconds("import pyllama; pyllama.lib") * 1e3, "ms"),
     ]
 
     with tempfile.TemporaryDirectory(prefix="pyllama-bench-") as folder:
@@ -84,9 +79,9 @@ def main() -> None:
         bare.llama_n_ctx.restype = ctypes.c_uint32
         os.environ["LLAMA_CPP_LIB_PATH"] = str(lib_dir)
         sys.path.insert(0, str(peer_package(Path(folder), paths)))
-        import llama_cpp
-
         with pyllama.Model(model_path) as model, model.context(n_ctx=256) as context:
+            import llama_cpp  # not before: it takes llama.cpp's log for itself and prints it
+
             ptr = context.ptr
             address = int(pyllama.ffi.cast("uintptr_t", ptr))
             typed = llama_cpp.llama_context_p(address)
