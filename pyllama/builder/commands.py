@@ -56,6 +56,13 @@ def add_commands(commands: Subparsers) -> None:
     _json(apply)
     apply.set_defaults(run=_apply)
 
+    export = actions.add_parser("export", help="write the stack as mbox, quilt series, diff or git branch")
+    _choice(export)
+    export.add_argument("--format", required=True, help="mbox, quilt, diff or branch (a git bundle)")
+    export.add_argument("-o", "--output", type=Path, required=True, help="file, or folder for quilt")
+    _json(export)
+    export.set_defaults(run=_export)
+
     build = commands.add_parser("build", help="fetch, patch, compile and bind")
     _choice(build)
     build.add_argument("--backend", default="cpu", metavar="B,…", help="backends beside the CPU")
@@ -227,6 +234,27 @@ def _apply(args: argparse.Namespace) -> int:
     if args.json:
         return _print_json({**asdict(done), "folder": str(done.folder)})
     print(done.folder)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from . import pins
+    from .fetch import pristine
+    from .stack import features, series
+    from .stack.export import export
+    from .tree import TreeStore
+
+    paths = locate()
+    pin = pins.load(paths.pins).pin(args.pin)
+    selected = features.select(series.load(paths.patches), pin.name, wanted(args))
+    if not pristine.cached(pin, paths):
+        pristine.fetch(pin, paths, reporter=Reporter(quiet=args.json))
+    output = args.output.absolute()
+    tree = export(pin.name, pin.tree, selected, TreeStore(paths.objects), args.format, output)
+    if args.json:
+        found = {"pin": pin.name, "base": pin.tree, "tree": tree, "features": [f.name for f in selected]}
+        return _print_json({**found, "format": args.format, "output": str(output)})
+    print(f"{output} (applied to pin {pin.name}, it gives tree {tree})")
     return 0
 
 
