@@ -7,6 +7,7 @@ works in the cache folder instead. What is finished is kept in the cache, by con
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Paths:
     """Patched trees and compilations, one folder per pin and key."""
     cache: Path
     """The user's cache folder, shared by checkouts and installations."""
+    on_top: tuple[Path, ...] = ()
+    """Series that are carried on top of the patch stack, in order."""
 
     @property
     def objects(self) -> Path:
@@ -70,9 +73,11 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("pyllama", appauthor=False))
 
 
-def locate() -> Paths:
-    """Find the folders for this process."""
+def locate(on_top: Iterable[Path] = ()) -> Paths:
+    """Find the folders for this process; `on_top` are series beside those that PYLLAMA_SERIES names."""
     cache = cache_dir()
+    named = (Path(name) for name in os.environ.get("PYLLAMA_SERIES", "").split(os.pathsep) if name)
+    carried = tuple(dict.fromkeys(path.expanduser().absolute() for path in (*named, *on_top)))
     root = checkout()
     if root is not None:
         return Paths(
@@ -81,6 +86,7 @@ def locate() -> Paths:
             vendor=root / "vendor",
             build=root / "build",
             cache=cache,
+            on_top=carried,
         )
     data = _PACKAGE / "_data"
     return Paths(
@@ -89,4 +95,5 @@ def locate() -> Paths:
         vendor=cache / "work" / "vendor",
         build=cache / "work" / "build",
         cache=cache,
+        on_top=carried,
     )

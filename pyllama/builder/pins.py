@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,6 +56,8 @@ class Pin:
     why: str
     github: GithubSource | None = None
     index: IndexSource | None = None
+    like: str | None = None
+    """A pin whose hooks serve this one too, for features that do not name it."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,18 @@ class Lock:
         raise UsageError(f"there is no pin {wanted!r}: choose one of {known}")
 
 
-def load(path: Path) -> Lock:
-    """Read and check the lock at `path`; UsageError says which file and entry is wrong."""
+def load(path: Path, *on_top: Path) -> Lock:
+    """Read and check the lock at `path`, and the pins of the locks on top of it.
+
+    UsageError says which file and entry is wrong.
+    """
+    lock = _whole(path, parse)
+    for other in on_top:
+        lock = _whole(other, functools.partial(extend, lock))
+    return lock
+
+
+def _whole(path: Path, read: Callable[[Mapping[str, Any]], Lock]) -> Lock:
     try:
         document = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except OSError as error:
@@ -97,26 +110,47 @@ def load(path: Path) -> Lock:
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise UsageError(f"the lock {path} is not valid TOML ({error}): correct it") from error
     try:
-        return parse(document)
+        return read(document)
     except UsageError as error:
         raise UsageError(f"the lock {path} is wrong: {error}") from None
 
 
 def parse(document: Mapping[str, Any]) -> Lock:
     """Turn the lock's plain data into a `Lock`; UsageError names the entry that is wrong."""
+    pins = _pins(document, ())
+    model = document.get("model")
+    return Lock(_default(document, pins), pins, None if model is None else _model(model))
+
+
+def extend(lock: Lock, document: Mapping[str, Any]) -> Lock:
+    """Add the pins of a lock on top; its `default`, if it has one, is the new default."""
+    pins = _pins(document, lock.pins)
+    default = lock.default if document.get("default") is None else _default(document, pins)
+    return Lock(default, pins, lock.model)
+
+
+def _pins(document: Mapping[str, Any], below: tuple[Pin, ...]) -> tuple[Pin, ...]:
     rows = document.get("pin", [])
     if not isinstance(rows, list) or not rows:
         raise UsageError("it needs at least one [[pin]]")
-    pins = tuple(_pin(row) for row in rows)
-    names = [pin.name for pin in pins]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"pin {name!r} is there twice")
+    pins = list(below)
+    for row in rows:
+        pin = _pin(row)
+        known = [other.name for other in pins]
+        if pin.name in known:
+            raise UsageError(f"pin {pin.name!r} is there twice")
+        if pin.like is not None and pin.like not in known:
+            raise UsageError(f"pin {pin.name!r} is like {pin.like!r}, which is no pin above it")
+        pins.append(pin)
+    return tuple(pins)
+
+
+def _default(document: Mapping[str, Any], pins: tuple[Pin, ...]) -> str:
     default = _text(document, "default", "the lock")
+    names = [pin.name for pin in pins]
     if default not in names:
         raise UsageError(f"default = {default!r} names no pin: choose one of {', '.join(names)}")
-    model = document.get("model")
-    return Lock(default, pins, None if model is None else _model(model))
+    return default
 
 
 def _pin(row: Any) -> Pin:
@@ -133,6 +167,7 @@ def _pin(row: Any) -> Pin:
         why=_text(table, "why", where),
         github=None if github is None else _github(github, f"{where} [pin.github]"),
         index=None if index is None else _index(index, f"{where} [pin.index]"),
+        like=None if table.get("like") is None else _text(table, "like", where),
     )
 
 

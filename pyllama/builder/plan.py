@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 
 from ..errors import UsageError
 from . import compile as compiling
+from . import project
 from .bindgen.fingerprint import fingerprint as bindings
 from .compile import cpu, toolchain
 from .compile.backends import Backend, select
 from .paths import Paths
-from .pins import Lock, Pin, load
-from .stack import features, series
+from .pins import Pin
 from .stack.features import Feature
 from .stack.key import key as stack_key
 
@@ -49,9 +49,9 @@ def make_plan(
     """
     if flavour not in FLAVOURS:
         raise UsageError(f"no flavour is called {flavour!r}: choose from {', '.join(FLAVOURS)}")
-    lock: Lock = load(paths.pins)
-    chosen = lock.pin(pin)
-    selected = features.select(series.load(paths.patches), chosen.name, wanted)
+    opened = project.load(paths)
+    chosen = opened.pin(pin)
+    selected = opened.select(chosen, wanted)
     rows = select(backends or ["cpu"])
     tree_key = stack_key(chosen.tree, selected, chosen.name)
     parts = {

@@ -17,18 +17,10 @@ from ...errors import UsageError
 from ..git import Git
 from ..tree import TreeStore
 from .commit import Commit, commit_stack, describe
+from .diffs import FORMAT, diff, raw
 from .features import Feature
 
 FORMATS = ("mbox", "quilt", "diff", "branch")
-_DIFF = (
-    "--full-index",
-    "--binary",
-    "--no-renames",
-    "--no-color",
-    "--no-ext-diff",
-    "--src-prefix=a/",
-    "--dst-prefix=b/",
-)
 
 
 def export(
@@ -52,7 +44,7 @@ def export(
         if form == "mbox":
             fresh.write_bytes(_mbox(store.repo, commits))
         elif form == "diff":
-            fresh.write_bytes(_diff(store.repo, commits[0].id, commits[-1].id))
+            fresh.write_bytes(diff(store.repo, commits[0].id, commits[-1].id))
         elif form == "quilt":
             _quilt(store.repo, commits, features, fresh)
         else:
@@ -65,22 +57,14 @@ def export(
     return commits[-1].tree
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _diff(repo: Git, base: str, tip: str) -> bytes:
-    return _bytes(repo.run("diff", *_DIFF, base, tip).out)
-
-
 def _mbox(repo: Git, commits: Sequence[Commit]) -> bytes:
     if len(commits) == 1:
         return b""
     done = repo.run(
         *("format-patch", "--stdout", "--zero-commit", "--no-signature", "--keep-subject", "--no-base"),
-        *(*_DIFF, f"{commits[0].id}..{commits[-1].id}"),
+        *(*FORMAT, f"{commits[0].id}..{commits[-1].id}"),
     )
-    return _bytes(done.out)
+    return raw(done.out)
 
 
 def _quilt(repo: Git, commits: Sequence[Commit], features: Sequence[Feature], folder: Path) -> None:
@@ -91,7 +75,7 @@ def _quilt(repo: Git, commits: Sequence[Commit], features: Sequence[Feature], fo
         assert commit.feature is not None
         name = f"{commit.feature}.patch"
         header = describe(by_name[commit.feature]) + "\n"
-        (folder / name).write_bytes(_bytes(header) + _diff(repo, before.id, commit.id))
+        (folder / name).write_bytes(raw(header) + diff(repo, before.id, commit.id))
         series.append(name)
     (folder / "series").write_text("".join(f"{name}\n" for name in series), encoding="utf-8")
 

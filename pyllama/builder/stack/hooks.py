@@ -16,8 +16,8 @@ from ...errors import PatchError
 SIZE_LIMIT = 1 << 20
 """The largest hook, in bytes."""
 
-_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@(?: .*)?")
-_INDEX = re.compile(r"index [0-9a-f]+\.\.[0-9a-f]+(?: (\d{6}))?")
+_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?")
+_INDEX = re.compile(r"index ([0-9a-f]+)\.\.([0-9a-f]+)(?: (\d{6}))?")
 _ANEW = ": write the hook anew with git diff"
 _MODES = ("100644", "100755")
 _REFUSED = (
@@ -33,14 +33,56 @@ _REFUSED = (
 
 
 @dataclass(frozen=True)
+class Hunk:
+    """One place of a file that a hook changes."""
+
+    old_start: int
+    """Line of the old file at which it begins, counted from 1; 0 when the old file is empty."""
+    new_start: int
+    lines: tuple[str, ...]
+    """Each with its sign, without line feed; one that begins with a backslash belongs to the one above."""
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The lines that must be there: context and what is removed."""
+        return tuple(line[1:] for line in self.lines if line[:1] in ("", " ", "-"))
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The lines that are there afterwards: context and what is added."""
+        return tuple(line[1:] for line in self.lines if line[:1] in ("", " ", "+"))
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The lines that are added."""
+        return tuple(line[1:] for line in self.lines if line[:1] == "+")
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The lines that are removed."""
+        return tuple(line[1:] for line in self.lines if line[:1] == "-")
+
+
+@dataclass(frozen=True)
 class Change:
     """What a hook does to one file."""
 
     path: str
     kind: Literal["modify", "create", "delete"]
-    added: int
-    removed: int
-    hunks: int
+    hunks: tuple[Hunk, ...]
+    old_blob: str = ""
+    """git's id of the file's content before, as far as the hook gives it; empty when it does not."""
+    new_blob: str = ""
+
+    @property
+    def added(self) -> int:
+        """Number of lines that are added."""
+        return sum(len(hunk.added) for hunk in self.hunks)
+
+    @property
+    def removed(self) -> int:
+        """Number of lines that are removed."""
+        return sum(len(hunk.removed) for hunk in self.hunks)
 
 
 @dataclass(frozen=True)
@@ -119,6 +161,7 @@ class _Reader:
     def change(self) -> Change:
         path = self.path()
         kind: Literal["modify", "create", "delete"] = "modify"
+        blobs = ("", "")
         while (line := self.peek()) is not None and not line.startswith("--- "):
             mode: str | None = None
             if line.startswith("new file mode "):
@@ -126,7 +169,7 @@ class _Reader:
             elif line.startswith("deleted file mode "):
                 kind, mode = "delete", line[18:]
             elif match := _INDEX.fullmatch(line):
-                mode = match[1]
+                blobs, mode = (match[1], match[2]), match[3]
             else:
                 for start, what in _REFUSED:
                     if line.startswith(start):
@@ -143,18 +186,17 @@ class _Reader:
             self.at += 1
         self.expect("--- ", "/dev/null" if kind == "create" else f"a/{path}", path)
         self.expect("+++ ", "/dev/null" if kind == "delete" else f"b/{path}", path)
-        added = removed = hunks = 0
+        hunks: list[Hunk] = []
         while (line := self.peek()) is not None and line.startswith("@@ "):
-            more, less = self.hunk(line, hunks + 1)
-            added, removed, hunks = added + more, removed + less, hunks + 1
-        if hunks == 0:
+            hunks.append(self.hunk(line, len(hunks) + 1))
+        if not hunks:
             self.fail(f"{path} has no hunk: the hook changes nothing there")
         line = self.peek()
         if line is not None and not line.startswith("diff --git "):
             self.fail(
                 f"the hunk above counts fewer lines than follow ({path}), so git would cut it short{_ANEW}"
             )
-        return Change(path, kind, added, removed, hunks)
+        return Change(path, kind, tuple(hunks), *blobs)
 
     def path(self) -> str:
         line = self.lines[self.at][len("diff --git ") :]
@@ -175,16 +217,15 @@ class _Reader:
             self.fail(f"`{start}{name}` is expected here ({path})")
         self.at += 1
 
-    def hunk(self, header: str, number: int) -> tuple[int, int]:
+    def hunk(self, header: str, number: int) -> Hunk:
         match = _HUNK.fullmatch(header)
         if match is None:
             self.fail("this hunk header can't be read")
-        old, new = (1 if count is None else int(count) for count in match.groups())
+        old, new = (1 if count is None else int(count) for count in (match[2], match[4]))
         start = self.at + 1
         self.at += 1
         before: list[str] = []
         after: list[str] = []
-        added = removed = 0
         while old > 0 or new > 0:
             line = self.peek()
             sign = "?" if line is None else line[:1] or " "
@@ -200,8 +241,6 @@ class _Reader:
             if sign in " +":
                 new -= 1
                 after.append(line[1:])
-            added += sign == "+"
-            removed += sign == "-"
         if old < 0 or new < 0:
             self.fail(f"hunk {number} counts fewer lines than follow{_ANEW}", start)
         if (line := self.peek()) is not None and line.startswith("\\"):
@@ -209,7 +248,7 @@ class _Reader:
             self.no_newline(before, after)
         if before == after:
             self.fail(f"hunk {number} changes nothing", start)
-        return added, removed
+        return Hunk(int(match[1]), int(match[3]), tuple(self.lines[start : self.at]))
 
     def no_newline(self, before: list[str], after: list[str]) -> None:
         sign = self.lines[self.at - 2][:1]

@@ -1,0 +1,9 @@
+"""`patches edit`, `refresh` and `new`: work on a feature."""
+
+from __future__ import annotations
+
+from .arguments import Subparsers
+
+
+def add_actions(actions: Subparsers) -> None:
+    """Add them to the actions of `patches`."""
