@@ -47,9 +47,19 @@ def matrix(session: nox.Session, pin: str) -> None:
 
 
 @nox.session
+def verify(session: nox.Session) -> None:
+    """Contracts of the features, and the ABI: two builds with debug information, compared by abidiff."""
+    session.install("-q", *BUILDER)
+    session.run("python", "-m", "pyllama.builder", "build")
+    session.run("python", "-m", "pyllama.builder", "verify", *session.posargs)
+    session.run("python", "-m", "pyllama.builder", "verify", "--abi", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """ruff and mypy --strict, over the sources and the generated stubs."""
     session.install("-q", *BUILDER, *nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("python", "-m", "pyllama.builder", "patches", "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -70,3 +80,4 @@ def bench(session: nox.Session) -> None:
     install(session, "bench")
     session.run("python", "benchmarks/build.py")
     session.run("python", "benchmarks/calls.py")
+    session.run("python", "benchmarks/patches.py")

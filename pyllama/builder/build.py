@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError
-from . import contract, finished
+from . import finished
 from .compile import toolchain
 from .compile.core import add_targets, compile_core
 from .fetch.pristine import fetch
@@ -25,6 +25,7 @@ from .plan import SCHEMA, Plan
 from .progress import Reporter
 from .stack.apply import PatchedTree, apply, home
 from .tree import TreeStore
+from .verify import contract
 
 
 def folder_of(paths: Paths, wanted: Plan) -> Path:

@@ -60,6 +60,11 @@ def has_target(folder: Path, target: str) -> bool:
 SUFFIXES = (".so", ".dylib", ".dll")
 
 
+def libraries(folder: Path) -> list[Path]:
+    """Return the shared libraries of a build, plug-ins included."""
+    return sorted(path for path in (folder / "lib").glob("*") if path.suffix in SUFFIXES)
+
+
 def add(product: Path, folder: Path) -> None:
     """Add a compiled program or library to a finished build, whole or not at all."""
     place = folder / ("lib" if product.suffix in SUFFIXES else "bin")

@@ -20,7 +20,7 @@ from .stack.key import key as stack_key
 
 # Of build.json and of the C side: what the Python layer at run time expects. Both numbers move together.
 SCHEMA = 2
-FLAVOURS = ("release", "asan")
+FLAVOURS = ("release", "asan", "abi")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The build-time commands: `pins`, `fetch`, `patches`, `build`.
+"""The build-time commands: `pins`, `fetch`, `patches`, `build`, `verify`.
 
 They are part of `pyllama …` and, where nothing is built yet, all of `python -m pyllama.builder`.
 """
@@ -12,13 +12,13 @@ import sys
 from contextlib import suppress
 
 from ...errors import Error, UsageError
-from . import building, patches, pins
+from . import building, patches, pins, verifying
 from .arguments import Subparsers
 
 
 def add_commands(commands: Subparsers) -> None:
     """Add the build-time commands to a parser's subcommands."""
-    for module in (pins, patches, building):
+    for module in (pins, patches, building, verifying):
         module.add_commands(commands)
 
 

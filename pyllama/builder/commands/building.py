@@ -15,7 +15,7 @@ def add_commands(commands: Subparsers) -> None:
     add_choice(build)
     build.add_argument("--backend", default="cpu", metavar="B,…", help="backends beside the CPU")
     build.add_argument("--tools", default="", metavar="T,…", help="also upstream's programs or libraries")
-    build.add_argument("--flavour", default="release", help="release or asan")
+    build.add_argument("--flavour", default="release", help="release, asan or abi (for abidiff)")
     build.add_argument("--force", action="store_true", help="make it again although it is in the cache")
     build.add_argument("--export", type=Path, metavar="DIR", help="also copy the build into this folder")
     add_json(build)

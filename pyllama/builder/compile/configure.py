@@ -45,6 +45,8 @@ _OPTIONS = {
 _FLAVOURS = {
     "release": {},
     "asan": {"LLAMA_SANITIZE_ADDRESS": "ON", "LLAMA_SANITIZE_UNDEFINED": "ON"},
+    # For abidiff, which needs the types: no code is optimised, no macro differs from a release.
+    "abi": {f"CMAKE_{language}_FLAGS_RELEASE": "-O0 -g -DNDEBUG" for language in ("C", "CXX")},
 }
 CORE_TARGETS = ("llama", "ggml", "ggml-base")
 _IDENTITY = """

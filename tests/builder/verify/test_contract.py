@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from real_builds import TestBuild
 
-from pyllama.builder import contract
 from pyllama.builder.paths import locate
 from pyllama.builder.stack import series
 from pyllama.builder.stack.features import Contract, Needle, Symbol
+from pyllama.builder.verify import contract
 from pyllama.errors import PatchError
 from pyllama.native import installed
 
