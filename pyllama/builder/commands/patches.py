@@ -37,6 +37,12 @@ def add_commands(commands: Subparsers) -> None:
     add_choice(export)
     export.add_argument("--format", required=True, help="mbox, quilt, diff or branch (a git bundle)")
     export.add_argument("-o", "--output", type=Path, required=True, help="file, or folder for quilt")
+    export.add_argument(
+        "--preimages",
+        type=Path,
+        metavar="FILE",
+        help="also write the changed files as they were, for `git unpack-objects`: `git am -3` needs them",
+    )
     add_json(export)
     export.set_defaults(run=_export)
 
@@ -106,7 +112,8 @@ def _apply(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from .. import project
-    from ..stack.export import export
+    from ..stack.export import export, write_whole
+    from ..stack.preimages import pack
 
     opened = project.load(paths_of(args))
     pin = opened.pin(args.pin)
@@ -114,6 +121,8 @@ def _export(args: argparse.Namespace) -> int:
     store = opened.store_with(pin, Reporter(quiet=args.json))
     output = args.output.absolute()
     tree = export(pin.name, pin.tree, selected, store, args.format, output)
+    if args.preimages is not None:
+        write_whole(args.preimages.absolute(), pack(pin.name, pin.tree, selected, store))
     if args.json:
         found = {"pin": pin.name, "base": pin.tree, "tree": tree, "features": [f.name for f in selected]}
         return print_json({**found, "format": args.format, "output": str(output)})

@@ -22,6 +22,7 @@ from ...errors import PatchError
 from ..paths import Paths
 from ..progress import Reporter, Stage
 from ..tree import TreeStore, index_of
+from . import lock
 from .compose import composing
 from .features import Feature
 from .key import SCHEMA
@@ -61,7 +62,8 @@ def apply(
     """Apply `features`, in their order, to the pristine tree `tree_id` and return the patched tree.
 
     When it is there already, it is only checked. Raises PatchError when a hook does not apply,
-    when the pristine tree is not in the store, and when the files of the tree were edited.
+    when the pristine tree is not in the store, when the files of the tree were edited, and when
+    the tree is not the one that is locked for these patches.
     """
     key = stack_key(tree_id, features, pin_name)
     place = home(paths, pin_name, key)
@@ -77,6 +79,8 @@ def apply(
                 stage.note += " (unchanged)"
                 return made
             made = _with_tree(wanted, _compose(wanted, features, store, stage))
+            for folder in (paths.patches, *paths.on_top):
+                lock.compare(lock.load(folder), pin_name, tree_id, features, made.tree)
             # the store may have lacked the objects by which a tree that is there can be checked
             if _ready(wanted, store) is None:
                 _write(made, store)

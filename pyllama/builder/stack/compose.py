@@ -37,15 +37,15 @@ class Composer:
     """A tree under work."""
 
     def __init__(self, git: Git, tree: str, pin: str) -> None:
-        self._git = git
+        self.git = git
         self._pin = pin
         self.reset(tree)
 
     def reset(self, tree: str) -> None:
         """Go on from `tree`."""
         self.tree = tree
-        self._git.run("read-tree", tree)
-        self._names = _Names(names(self._git.run("ls-files", "-z").out))
+        self.git.run("read-tree", tree)
+        self._names = _Names(names(self.git.run("ls-files", "-z").out))
 
     def add(self, feature: Feature) -> Step:
         """Apply a feature. Raises PatchError; then `reset` before anything else is added."""
@@ -57,7 +57,7 @@ class Composer:
             self._add_files(feature, feature.files_at(self._pin))
             hooks = feature.hooks_at(self._pin)
             offset = self._apply(feature, hooks) if hooks else 0
-            tree = self._git.run("write-tree").out.strip()
+            tree = self.git.run("write-tree").out.strip()
             if tree == self.tree:
                 raise PatchError(f"feature {feature.name} changes nothing at pin {self._pin}")
             self.tree = tree
@@ -73,11 +73,11 @@ class Composer:
             for place, file in zip(places, files, strict=True):
                 place.write_bytes(file.data)
             listing = "".join(f"{place}\n" for place in places).encode()
-            stored = self._git.run("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=listing)
+            stored = self.git.run("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=listing)
         rows = (
             f"{file.mode} {blob}\t{file.path}\0" for file, blob in zip(files, stored.out.split(), strict=True)
         )
-        self._git.run("update-index", "--add", "-z", "--index-info", stdin="".join(rows).encode())
+        self.git.run("update-index", "--add", "-z", "--index-info", stdin="".join(rows).encode())
 
     def _apply(self, feature: Feature, hooks: tuple[Hook, ...]) -> int:
         """Apply hooks in one go; when they fail, one by one, to say which."""
@@ -97,7 +97,7 @@ class Composer:
         raise PatchError(self._why(f"feature {feature.name}", done.err))
 
     def _git_apply(self, hooks: tuple[Hook, ...]) -> Result:
-        done = self._git.run(
+        done = self.git.run(
             *("apply", "--cached", "--apply", "--numstat", "-z", "-v", "--whitespace=nowarn", "-p1"),
             stdin=b"\n".join(hook.data for hook in hooks),
             check=False,

@@ -57,6 +57,18 @@ def export(
     return commits[-1].tree
 
 
+def write_whole(out: Path, data: bytes) -> None:
+    """Write a file that is there with all its bytes or as it was before."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    try:
+        with open(handle, "wb") as stream:
+            stream.write(data)
+        os.replace(name, out)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def _mbox(repo: Git, commits: Sequence[Commit]) -> bytes:
     if len(commits) == 1:
         return b""

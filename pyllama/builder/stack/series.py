@@ -32,8 +32,8 @@ def load(folder: Path, *on_top: Path) -> Stack:
     """Read the series in `folder`, and those that are carried on top of it, and check them."""
     features: list[Feature] = []
     for series in (folder, *on_top):
-        features += [load_feature(series / name) for name in _series(series)]
-    _check_graph(features)
+        features += [load_feature(series / name) for name in listed(series)]
+    check_graph(features)
     return Stack(tuple(features))
 
 
@@ -68,22 +68,23 @@ def load_feature(folder: Path) -> Feature:
     return feature
 
 
-def _series(folder: Path) -> tuple[str, ...]:
+def listed(folder: Path) -> tuple[str, ...]:
+    """Return the names of the features of a series, in order; PatchError when folders and names disagree."""
     table = Table(_toml(folder / "series.toml"), "series.toml")
-    listed = table.texts("features")
+    names = table.texts("features")
     table.finish()
-    for name in listed:
+    for name in names:
         if not _NAME.fullmatch(name):
             table.fail(f"{name!r} can't name a feature: use small letters, digits and dashes")
-    if len(set(listed)) != len(listed):
+    if len(set(names)) != len(names):
         table.fail("a feature is listed twice")
     there = {entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] not in "._"}
-    for name in sorted(there - set(listed)):
+    for name in sorted(there - set(names)):
         table.fail(f"the folder {name} is not listed: add it, or remove the folder")
-    for name in listed:
+    for name in names:
         if name not in there:
             table.fail(f"{name} is listed, but has no folder")
-    return listed
+    return names
 
 
 def _pin(table: Table) -> PinEntry:
@@ -115,7 +116,8 @@ def _contract(table: Table) -> Contract:
     return contract
 
 
-def _check_graph(features: Sequence[Feature]) -> None:
+def check_graph(features: Sequence[Feature]) -> None:
+    """Raise PatchError when features name others that are not there, come too early, or form a circle."""
     place: dict[str, int] = {}
     for number, feature in enumerate(features):
         if feature.name in place:
