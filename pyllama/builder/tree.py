@@ -23,6 +23,14 @@ class TreeStore:
     def __init__(self, directory: Path) -> None:
         self.repo = init_bare(directory)
 
+    @contextmanager
+    def overlay(self) -> Iterator[TreeStore]:
+        """Yield a store that has everything of this one; what is added to it is gone afterwards."""
+        with tempfile.TemporaryDirectory(prefix="pyllama-objects-") as folder:
+            over = TreeStore(self.repo.directory)
+            over.repo = replace(self.repo, objects=Path(folder))
+            yield over
+
     def __contains__(self, tree: str) -> bool:
         return self.repo.run("cat-file", "-e", f"{tree}^{{tree}}", check=False).code == 0
 
@@ -33,8 +41,9 @@ class TreeStore:
         Without `keep`, the objects made on the way are removed too: the store is only read.
         """
         with tempfile.TemporaryDirectory(prefix="pyllama-index-") as folder:
-            objects = None if keep else Path(folder) / "objects"
-            if objects is not None:
+            objects = self.repo.objects
+            if not keep and objects is None:  # an overlay keeps nothing anyway
+                objects = Path(folder) / "objects"
                 objects.mkdir()
             yield replace(self.repo, work_tree=work_tree, index=Path(folder) / "index", objects=objects)
 

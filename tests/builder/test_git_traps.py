@@ -17,6 +17,7 @@ from pyllama.builder.stack.commit import commit_stack
 from pyllama.builder.stack.compose import composing
 from pyllama.builder.stack.export import export
 from pyllama.builder.stack.preimages import pack
+from pyllama.errors import PatchError
 
 
 @pytest.fixture
@@ -131,3 +132,16 @@ def test_t8_no_separator_line_in_what_we_export(world: World, tmp_path: Path) ->
         trailers = git(tmp_path, "interpret-trailers", "--parse", stdin=message.encode()).stdout.splitlines()
         assert "License: MIT" in trailers and any(line.startswith("Feature: ") for line in trailers)
         assert (tmp_path / "patch").read_text().lstrip("-\n ").startswith(("diff --git", "src/main.cpp"))
+
+
+def test_t10_a_hunk_without_context_goes_to_the_end(world: World, tmp_path: Path) -> None:
+    """git ignores the line number of an insertion that has no context, and exits with 0."""
+    folder = write(tmp_path / "plain")
+    name = "src/main.cpp"
+    hunk = f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n@@ -3,0 +4 @@\n+new\n"
+    done = git(folder, "apply", "-", stdin=hunk.encode())
+    assert done.returncode == 0
+    assert (folder / "src/main.cpp").read_text() == MAIN + "new\n"
+    world.feature("third", hooks={"x.patch": hunk})
+    with pytest.raises(PatchError, match="no line of context"):
+        world.stack()

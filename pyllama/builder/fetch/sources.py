@@ -68,9 +68,9 @@ def obtain(name: str, pin: Pin, asked: Request, paths: Paths, work: Path, stage:
         return _from_index(pin, paths, work, stage)
     subfolder = pin.index.subfolder if pin.index is not None else ""
     if name == PATH and asked.path is not None:
-        return _from_path(asked.path.expanduser().absolute(), subfolder, work)
+        return from_path(asked.path.expanduser().absolute(), subfolder, work)
     if name == ARCHIVE and asked.archive is not None:
-        return _from_archive(asked.archive.expanduser(), subfolder, work, stage)
+        return from_archive(asked.archive.expanduser(), subfolder, work, stage)
     raise FetchError(f"the {name} has nothing")
 
 
@@ -110,14 +110,22 @@ def _from_index(pin: Pin, paths: Paths, work: Path, stage: Stage) -> Path:
         file.unlink(missing_ok=True)
 
 
-def _from_path(path: Path, subfolder: str, work: Path) -> Path:
+def from_path(path: Path, subfolder: str, work: Path) -> Path:
+    """Return `path`, the `subfolder` in it when there is one, or a copy below `work` that has no `.git`.
+
+    Raises FetchError when it is no folder, is empty, or cannot be read.
+    """
     if not path.is_dir():
         raise FetchError(f"{path} is not a folder: give the one with upstream's files")
     # An unpacked sdist is as good as the folder inside it.
     inner = path / subfolder
     folder = inner if subfolder and inner.is_dir() else path
     files = repositories = 0
-    for _, folders, names in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        raise FetchError(f"{error.filename} cannot be read ({error.strerror}): make it readable")
+
+    for _, folders, names in os.walk(folder, onerror=unreadable):
         repositories += (".git" in folders) + (".git" in names)
         folders[:] = [name for name in folders if name != ".git"]
         files += len(names) - (".git" in names)
@@ -135,7 +143,11 @@ def _from_path(path: Path, subfolder: str, work: Path) -> Path:
     return Path(copy)
 
 
-def _from_archive(archive: Path, subfolder: str, work: Path, stage: Stage) -> Path:
+def from_archive(archive: Path, subfolder: str, work: Path, stage: Stage) -> Path:
+    """Unpack an archive below `work` and return the folder of upstream's files in there.
+
+    Raises FetchError when it is not an archive, or one that is broken or hostile.
+    """
     if not archive.is_file():
         raise FetchError(f"{archive} is not a file: give an archive of upstream's files")
     folder = archives.extract(archive, work / "tree", strip=0, stage=stage)

@@ -26,25 +26,12 @@ class Recomposed:
     @property
     def exact(self) -> bool:
         """Whether every byte is the same, what stands before the first diff aside."""
-        return body(self.hook.data) == self.fresh.data
+        return self.hook.data.removeprefix(self.hook.lead) == self.fresh.data
 
     @property
     def same_changes(self) -> bool:
         """Whether the same lines change in the same surroundings, wherever in the file that is."""
-        return changes(self.hook) == changes(self.fresh)
-
-
-def body(data: bytes) -> bytes:
-    """Return a hook without the text before its first diff."""
-    start = 0 if data.startswith(b"diff --git ") else data.index(b"\ndiff --git ") + 1
-    return data[start:]
-
-
-def changes(hook: Hook) -> list[tuple[object, ...]]:
-    """Return what a hook does, without line numbers and blob ids."""
-    return sorted(
-        (change.path, change.kind, tuple(hunk.lines for hunk in change.hunks)) for change in hook.changes
-    )
+        return self.hook.same_as(self.fresh)
 
 
 def recompose(

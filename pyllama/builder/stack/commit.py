@@ -34,12 +34,12 @@ def commit_stack(pin: str, tree_id: str, features: Sequence[Feature], store: Tre
     Features that upstream has at this pin change nothing and get no commit.
     """
     message = f"llama.cpp at pin {pin}\n\nTree: {tree_id}\n"
-    commits = [Commit(None, _commit(store, tree_id, message, None), tree_id)]
+    commits = [Commit(None, write_commit(store, tree_id, message, None), tree_id)]
     with composing(store, tree_id, pin) as composer:
         for feature in features:
             step = composer.add(feature)
             if feature.at(pin).kind == "hooks":
-                made = _commit(store, step.tree, describe(feature), commits[-1].id)
+                made = write_commit(store, step.tree, describe(feature), commits[-1].id)
                 commits.append(Commit(feature.name, made, step.tree))
     return tuple(commits)
 
@@ -57,7 +57,8 @@ def describe(feature: Feature) -> str:
     return f"{' '.join(feature.title.split())}\n\n{feature.description.strip()}\n\n{lines}"
 
 
-def _commit(store: TreeStore, tree: str, message: str, parent: str | None) -> str:
+def write_commit(store: TreeStore, tree: str, message: str, parent: str | None) -> str:
+    """Write one commit with our identity and the fixed date, and return its id."""
     parents = () if parent is None else ("-p", parent)
     done = store.repo.run("commit-tree", tree, *parents, stdin=message.encode("utf-8"), env=_PERSON)
     return done.out.strip()

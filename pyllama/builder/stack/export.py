@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -79,15 +79,23 @@ def _mbox(repo: Git, commits: Sequence[Commit]) -> bytes:
     return raw(done.out)
 
 
-def _quilt(repo: Git, commits: Sequence[Commit], features: Sequence[Feature], folder: Path) -> None:
-    folder.mkdir()
+def patch_files(
+    repo: Git, commits: Sequence[Commit], features: Sequence[Feature]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the patch of each commit but the first: the feature's name, and its description and diff."""
     by_name = {feature.name: feature for feature in features}
-    series = []
     for before, commit in pairwise(commits):
         assert commit.feature is not None
-        name = f"{commit.feature}.patch"
         header = describe(by_name[commit.feature]) + "\n"
-        (folder / name).write_bytes(raw(header) + diff(repo, before.id, commit.id))
+        yield commit.feature, raw(header) + diff(repo, before.id, commit.id)
+
+
+def _quilt(repo: Git, commits: Sequence[Commit], features: Sequence[Feature], folder: Path) -> None:
+    folder.mkdir()
+    series = []
+    for feature, data in patch_files(repo, commits, features):
+        name = f"{feature}.patch"
+        (folder / name).write_bytes(data)
         series.append(name)
     (folder / "series").write_text("".join(f"{name}\n" for name in series), encoding="utf-8")
 

@@ -98,6 +98,22 @@ class Hook:
         """What `git apply --numstat -z` must print for this hook."""
         return "".join(f"{c.added}\t{c.removed}\t{c.path}\0" for c in self.changes)
 
+    @property
+    def lead(self) -> bytes:
+        """What stands before the first diff, words for the reader."""
+        if self.data.startswith(b"diff --git "):
+            return b""
+        return self.data[: self.data.index(b"\ndiff --git ") + 1]
+
+    def same_as(self, other: Hook) -> bool:
+        """Say whether the same lines change in the same surroundings, wherever in the files that is."""
+        return self._content() == other._content()
+
+    def _content(self) -> list[tuple[object, ...]]:
+        return sorted(
+            (change.path, change.kind, tuple(hunk.lines for hunk in change.hunks)) for change in self.changes
+        )
+
 
 def path_fault(path: str) -> str | None:
     """Say why a path can't be a file of a tree, or None when it can."""
@@ -188,7 +204,10 @@ class _Reader:
         self.expect("+++ ", "/dev/null" if kind == "delete" else f"b/{path}", path)
         hunks: list[Hunk] = []
         while (line := self.peek()) is not None and line.startswith("@@ "):
+            at = self.at + 1
             hunks.append(self.hunk(line, len(hunks) + 1))
+            if kind == "modify" and not hunks[-1].before:
+                self.fail(f"the hunk has no line of context, so git would add it at the end of {path}", at)
         if not hunks:
             self.fail(f"{path} has no hunk: the hook changes nothing there")
         line = self.peek()

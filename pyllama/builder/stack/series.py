@@ -37,6 +37,11 @@ def load(folder: Path, *on_top: Path) -> Stack:
     return Stack(tuple(features))
 
 
+def is_name(text: str) -> bool:
+    """Say whether a feature can be called that."""
+    return _NAME.fullmatch(text) is not None
+
+
 def load_feature(folder: Path) -> Feature:
     """Read one feature's folder."""
     where = f"feature {folder.name}"
@@ -74,7 +79,7 @@ def listed(folder: Path) -> tuple[str, ...]:
     names = table.texts("features")
     table.finish()
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             table.fail(f"{name!r} can't name a feature: use small letters, digits and dashes")
     if len(set(names)) != len(names):
         table.fail("a feature is listed twice")
@@ -83,7 +88,9 @@ def listed(folder: Path) -> tuple[str, ...]:
         table.fail(f"the folder {name} is not listed: add it, or remove the folder")
     for name in names:
         if name not in there:
-            table.fail(f"{name} is listed, but has no folder")
+            table.fail(
+                f"{name} is listed, but has no folder: restore it, or refresh again if that was cut off"
+            )
     return names
 
 
@@ -188,7 +195,7 @@ def _read(folder: Path, name: str, limit: int, where: str) -> tuple[bytes, bool]
                 raise PatchError(f"{where} is not a plain file")
             data = stream.read(limit + 1)
     except OSError as error:
-        raise PatchError(f"{where} can't be read: {error.strerror}") from None
+        raise PatchError(f"{where} in {folder} can't be read: {error.strerror}") from None
     if len(data) > limit:
         raise PatchError(f"{where} is larger than {limit >> 20} MiB")
     return data, bool(info.st_mode & stat.S_IXUSR)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ...errors import PatchError
 from ..tree import TreeStore
 from .compose import Composer, composing
 from .features import Feature, Stack
-
-Outcome = Literal["clean", "offset", "conflict", "upstreamed", "blocked", "not-applicable"]
+from .outcomes import Outcome, by_lines
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def _try(composer: Composer, feature: Feature, pin: str, out: set[str]) -> tuple
         composer.reset(before)
         return "conflict", str(error)
     if step.offset:
-        return "offset", f"by up to {step.offset} line{'s' * (step.offset > 1)}"
+        return "offset", by_lines(step.offset)
     return "clean", ""
 
 

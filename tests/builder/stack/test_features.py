@@ -232,6 +232,7 @@ TWO_HUNKS = diff("src/main.cpp", MAIN, changed(27, "y", changed(3, "x")))
         (GOOD + GOOD, "two places"),
         (GOOD.partition("\n")[2], "must begin with"),
         (GOOD.replace("@@ -", "@@ x"), "can't be read"),
+        ("diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -2,0 +3 @@\n+new\n", "no line of context"),
     ],
 )
 def test_hostile_hooks(text: str, words: str) -> None:

@@ -1,0 +1,1 @@
+"""How the stack made for one upstream revision would fare on another; nothing of the user's is touched."""
