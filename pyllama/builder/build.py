@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError
-from . import finished
+from . import finished, provenance
 from .compile import toolchain
 from .compile.core import add_targets, compile_core
 from .fetch.pristine import fetch
@@ -89,6 +89,7 @@ def _make(paths: Paths, wanted: Plan, patched: PatchedTree, folder: Path, report
             stage.note = f"{made.functions} functions"
         for feature in wanted.features:
             contract.check(feature, wanted.pin.name, patched.folder, out)
+        provenance.write(out, wanted.pin, wanted.features, patched, TreeStore(paths.objects))
         info: dict[str, Any] = {
             "schema": SCHEMA,
             "pin": wanted.pin.name,

@@ -19,7 +19,7 @@ from .stack.features import Feature
 from .stack.key import key as stack_key
 
 # Of build.json and of the C side: what the Python layer at run time expects. Both numbers move together.
-SCHEMA = 2
+SCHEMA = 3
 FLAVOURS = ("release", "asan", "abi")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..native.installed import BuildInfo, build_info
 
 
@@ -17,10 +19,16 @@ def add_command(commands: Any) -> None:
     what.add_argument("--json", action="store_true", help="write JSON to stdout")
     what.add_argument("--cflags", action="store_true", help="compiler flags for the patched headers")
     what.add_argument("--libs", action="store_true", help="linker flags for the patched libraries")
+    what.add_argument("--sbom", action="store_true", help="CycloneDX: upstream, patches, libraries, licences")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the SBOM to a file")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.output is not None and not args.sbom:
+        raise UsageError("-o goes with --sbom: the rest is short and goes to stdout")
+    if args.sbom:
+        return _write_sbom(args.output)
     info = build_info()
     if args.cflags:
         print(cflags(info))
@@ -32,6 +40,17 @@ def _run(args: argparse.Namespace) -> int:
         for name, value in public(info).items():
             text = ", ".join(value) if isinstance(value, list) else value
             print(f"{name:<13} {text or '-'}")
+    return 0
+
+
+def _write_sbom(out: Path | None) -> int:
+    from .sbom import document
+
+    text = document()
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -13,7 +13,7 @@ from ..errors import LoadError
 
 _INSTALLED = "_build"
 # What this Python layer expects of a build; the builder writes the same number.
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BuildInfo:
     cpu: str
     """Upstream's name of the CPU variant."""
     folder: Path
-    """The build itself: `lib/`, `include/`, `python/`, `build.json`."""
+    """The build itself: `lib/`, `include/`, `python/`, `patches/`, `build.json`, `provenance.json`."""
 
     @property
     def lib_dir(self) -> Path:

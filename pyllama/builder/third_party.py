@@ -1,0 +1,102 @@
+"""Work of others inside upstream's sources: what of it ends up in the libraries of a build.
+
+Upstream's `vendor/` is linked into its programs, `libllama-common` and `libmtmd` only, so none of it
+is here. A row counts when the source still says so, and where it can be seen, the library too.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import finished
+
+
+@dataclass(frozen=True)
+class Work:
+    """A work, the library that holds code of it, and the line of the source that says so."""
+
+    name: str
+    url: str
+    license: str
+    """SPDX expression."""
+    copyright: str
+    library: str
+    """File name without prefix and suffix."""
+    source: str
+    says: str
+    symbol: str = ""
+    """A name that the library holds when that code is in."""
+    machines: tuple[str, ...] = ()
+    """The only machines for which that code is compiled."""
+
+
+WORKS = (
+    Work(
+        name="llamafile",
+        url="https://github.com/mozilla-ai/llamafile",
+        license="MIT",
+        copyright="2024 Mozilla Foundation",
+        library="ggml-cpu",
+        source="ggml/src/ggml-cpu/llamafile/sgemm.cpp",
+        says="// Copyright 2024 Mozilla Foundation",
+        symbol="llamafile_sgemm",
+    ),
+    Work(
+        name="yarn",
+        url="https://github.com/jquesnelle/yarn",
+        license="MIT",
+        copyright="2023 Jeffrey Quesnelle and Bowen Peng",
+        library="ggml-cpu",
+        source="ggml/src/ggml-cpu/ops.cpp",
+        says="// MIT licensed. Copyright (c) 2023 Jeffrey Quesnelle and Bowen Peng.",
+    ),
+    Work(
+        name="optimized-routines",
+        url="https://github.com/ARM-software/optimized-routines",
+        license="MIT OR Apache-2.0 WITH LLVM-exception",
+        copyright="Arm Limited",
+        library="ggml-cpu",
+        source="ggml/src/ggml-cpu/vec.h",
+        says="// adapted from arm limited optimized routine",
+        machines=("x86_64", "amd64", "aarch64", "arm64"),
+    ),
+    Work(
+        name="ggllm.cpp",
+        url="https://github.com/cmp-nct/ggllm.cpp",
+        license="MIT",
+        copyright="",
+        library="llama",
+        source="src/llama-vocab.cpp",
+        says="// adapted from https://github.com/cmp-nct/ggllm.cpp [MIT License]",
+    ),
+)
+
+
+def held(tree: Path, build: Path, machine: str | None = None) -> Iterator[tuple[Work, Path]]:
+    """Yield the works that are in the libraries of a build of `tree`, each with its library."""
+    by_name = {path.stem.removeprefix("lib"): path for path in finished.libraries(build)}
+    for work in WORKS:
+        library = by_name.get(work.library)
+        if library is None or (
+            work.machines and (machine or platform.machine()).lower() not in work.machines
+        ):
+            continue
+        if work.symbol and work.symbol.encode() not in library.read_bytes():
+            continue
+        source = tree / work.source
+        if source.is_file() and work.says in source.read_text(encoding="utf-8", errors="replace"):
+            yield work, library
+
+
+def notice(tree: Path, work: Work) -> str:
+    """Return the licence text that heads a work's source; empty where it does not."""
+    lines = []
+    for line in (tree / work.source).read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.startswith("//"):
+            break
+        lines.append(line.removeprefix("//").removeprefix(" "))
+    text = "\n".join(lines).strip() + "\n"
+    return text if "Permission is hereby granted" in text else ""
