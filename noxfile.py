@@ -81,3 +81,10 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/build.py")
     session.run("python", "benchmarks/calls.py")
     session.run("python", "benchmarks/patches.py")
+
+
+@nox.session
+def bench_rebase(session: nox.Session) -> None:
+    """The rebase report on five later revisions of upstream; writes the table in docs/rebase.md."""
+    session.install("-q", *BUILDER)
+    session.run("python", "benchmarks/rebase.py", *session.posargs, env={"PYTHONPATH": "."})

@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pyllama-bench-") as folder:
         scratch = Path(folder)
         checkout, repo, work = scratch / "checkout", scratch / "repo", scratch / "work"
-        for part in ("pyllama", "patches"):
+        for part in ("pyllama", "patches", "tests"):
             shutil.copytree(ROOT / part, checkout / part)
         (checkout / "vendor").mkdir()
         shutil.copy(ROOT / "vendor" / "pins.toml", checkout / "vendor")

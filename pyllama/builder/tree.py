@@ -65,7 +65,7 @@ class TreeStore:
             fresh.mkdir()  # unlike mkdtemp's, open to whom the user's umask says
             git = self.repo.with_index(index, fresh)
             git.run("read-tree", tree)
-            git.run("checkout-index", "-a", "-q", "-u")
+            git.run("-c", "checkout.workers=0", "checkout-index", "-a", "-q", "-u")  # one per core
             os.replace(index, index_of(folder))
             os.rename(fresh, folder)
         finally:

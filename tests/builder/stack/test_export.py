@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,3 +139,68 @@ def test_a_hook_that_does_not_apply_leaves_the_last_export(world: World, tmp_pat
         write(world, "diff", out)
     assert out.read_bytes() == before
     assert not list(tmp_path.glob(".out.*"))
+
+
+def dies_at(step: int, work: Callable[[], object]) -> int:
+    """Run a job in a child that is killed just before its `step`-th command or change of a file."""
+    pid = os.fork()
+    if pid == 0:
+        left = step
+
+        def counted(real: Callable[..., object]) -> Callable[..., object]:
+            def call(*args: object, **kwargs: object) -> object:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **kwargs)
+
+            return call
+
+        for owner, names in (
+            (os, ("replace", "mkdir", "rmdir")),
+            (subprocess, ("run",)),
+            (shutil, ("rmtree",)),
+            (Path, ("write_bytes", "write_text", "mkdir", "rmdir")),
+        ):
+            for name in names:
+                setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            os.write(2, f"{error!r}\n".encode())
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def held(out: Path) -> dict[str, bytes]:
+    files = sorted(out.iterdir()) if out.is_dir() else [out] if out.exists() else []
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_killed_at_each_step(world: World, tmp_path: Path, form: str) -> None:
+    """What was there is there still, or the new one is whole; the next run ends as if nothing had been."""
+    write(world, form, tmp_path / "new")
+    write(world, form, tmp_path / "old", ["first"])
+    new, old = held(tmp_path / "new"), held(tmp_path / "old")
+    new = {name.replace("new", "out"): data for name, data in new.items()}
+    old = {name.replace("old", "out"): data for name, data in old.items()} if form != "quilt" else {}
+    for step in range(1, 100):
+        out = tmp_path / f"{step}" / "out"
+        if form != "quilt":  # that one is only written where nothing is
+            write(world, form, out, ["first"])
+        code = dies_at(step, lambda out=out: write(world, form, out))  # type: ignore[misc]
+        assert held(out) in (old, new)
+        if code == 0 or held(out) == new:
+            assert held(out) == new
+        else:
+            write(world, form, out)
+            assert held(out) == new
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    else:
+        pytest.fail("the job never came to its end")
+    assert step > 8
