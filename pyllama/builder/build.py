@@ -7,9 +7,12 @@ is there is never made again, and machines with other CPUs never share one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from ..errors import BuildError
 from . import finished, provenance
 from .compile import toolchain
 from .compile.core import add_targets, compile_core
+from .compile.toolchain import Toolchain
 from .fetch.pristine import fetch
 from .finished import Build
 from .locks import locked
@@ -58,7 +62,7 @@ def build(
             if not cached:
                 _make(paths, wanted, patched, folder, reporter)
             if missing:
-                add_targets(patched, wanted, toolchain.find(), folder, missing, reporter)
+                add_targets(patched, wanted, paths, toolchain.find(), folder, missing, reporter)
         done = Build(folder, finished.read(folder), cached)
         if export is not None:
             finished.export(done, export)
@@ -73,9 +77,6 @@ def _patched(paths: Paths, wanted: Plan, reporter: Reporter) -> PatchedTree:
 
 
 def _make(paths: Paths, wanted: Plan, patched: PatchedTree, folder: Path, reporter: Reporter) -> None:
-    # Here, not above: parsers that a build in the cache has no need of.
-    from .bindgen import generate
-
     tools = toolchain.find()
     identity = _identity(wanted)
     paths.builds.mkdir(parents=True, exist_ok=True)
@@ -83,10 +84,10 @@ def _make(paths: Paths, wanted: Plan, patched: PatchedTree, folder: Path, report
         shutil.rmtree(rest, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=paths.builds) as scratch:
         out = Path(scratch) / "build"
-        core = compile_core(patched, wanted, tools, out, identity, reporter)
-        with reporter.stage("bind") as stage:
-            made = generate.generate(out / "include", out / "python", tools.compilers.cc, identity)
-            stage.note = f"{made.functions} functions"
+        core = compile_core(patched, wanted, paths, tools, out, identity, reporter)
+        shutil.copytree(
+            _bindings(patched, wanted, out / "include", tools, identity, reporter), out / "python"
+        )
         for feature in wanted.features:
             contract.check(feature, wanted.pin.name, patched.folder, out)
         provenance.write(out, wanted.pin, wanted.features, patched, TreeStore(paths.objects))
@@ -99,7 +100,7 @@ def _make(paths: Paths, wanted: Plan, patched: PatchedTree, folder: Path, report
             "build_key": wanted.key,
             "features": [feature.name for feature in wanted.features],
             "backends": [row.name for row in wanted.backends],
-            "plugins": [row.library for row in wanted.backends],
+            "plugins": list(core.plugins),
             "flavour": wanted.flavour,
             "cpu": core.variant,
             "compiler": tools.compilers.identity,
@@ -107,6 +108,30 @@ def _make(paths: Paths, wanted: Plan, patched: PatchedTree, folder: Path, report
             "identity": identity,
         }
         finished.finish(out, info, folder)
+
+
+def _bindings(
+    patched: PatchedTree, wanted: Plan, include: Path, tools: Toolchain, identity: str, reporter: Reporter
+) -> Path:
+    """Return a folder with the bindings, made once per tree: they are the same for all backends."""
+    # Here, not above: parsers that a build in the cache has no need of.
+    from .bindgen import generate
+    from .bindgen.fingerprint import fingerprint
+
+    parts = [identity, fingerprint(), tools.compilers.identity, wanted.flavour, sys.version]
+    name = f"bindings-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+    folder = patched.folder.parent / name
+    if not folder.is_dir():
+        with (
+            reporter.stage("bind") as stage,
+            tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as scratch,
+        ):
+            fresh = Path(scratch) / "python"
+            made = generate.generate(include, fresh, tools.compilers.cc, identity)
+            stage.note = f"{made.functions} functions"
+            with suppress(OSError):  # another process was faster
+                fresh.rename(folder)
+    return folder
 
 
 def _identity(wanted: Plan) -> str:

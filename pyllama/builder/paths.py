@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
+from ..places import cache_dir
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -63,14 +63,6 @@ def checkout() -> Path | None:
     """Return the root of the checkout that this package lies in, or None when installed."""
     root = _PACKAGE.parent
     return root if (root / "vendor" / "pins.toml").is_file() else None
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: `PYLLAMA_CACHE`, or the platform's place for user caches."""
-    override = os.environ.get("PYLLAMA_CACHE")
-    if override:
-        return Path(override).expanduser().absolute()
-    return Path(platformdirs.user_cache_dir("pyllama", appauthor=False))
 
 
 def locate(on_top: Iterable[Path] = ()) -> Paths:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ..errors import UsageError
 from . import compile as compiling
 from . import project
 from .bindgen.fingerprint import fingerprint as bindings
-from .compile import cpu, toolchain
+from .compile import cpu, cuda, toolchain
 from .compile.backends import Backend, select
 from .paths import Paths
 from .pins import Pin
@@ -57,7 +57,8 @@ def make_plan(
     parts = {
         "schema": SCHEMA,
         "tree": tree_key,
-        "backends": [asdict(row) for row in rows],
+        "backends": [row.decides for row in rows],
+        "cuda": cuda.choice() if any(row.name == "cuda" for row in rows) else "",
         "flavour": flavour,
         "compiler": toolchain.find_compilers().identity,
         "cpu": cpu.machine_features(),

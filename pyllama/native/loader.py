@@ -51,6 +51,13 @@ class Library:
     declared: dict[str, str]
     undefined: dict[str, str]
     missing: frozenset[str]
+    skipped: dict[str, str]
+    """Backends that are there and not used, with the reason."""
+    identity: str
+
+    def register(self, plugin: Path) -> None:
+        """Load one more plug-in; LoadError when it does not fit or does not load."""
+        _register_plugin(self.ffi, self.raw, plugin, self.identity)
 
     def resolve(self, name: str) -> Any:
         """Return a function or constant of the C API.
@@ -96,7 +103,7 @@ def load() -> Library:
     identity = ffi.string(raw.pyllama_module_identity()).decode()
     _check_json(build, identity)
 
-    from . import log
+    from . import backends, log
 
     _check_origin(ffi, raw, ffi.NULL, build.lib_dir)
     handles = {}
@@ -107,9 +114,7 @@ def load() -> Library:
     raw.pyllama_table_bind(handles["llama"])
     log.install(ffi, raw)
     _register_cpu(ffi, raw, build, identity)
-    for plugin in build.plugins:
-        if plugin != _CPU:
-            _register_plugin(ffi, raw, build.lib_dir / f"{_PREFIX}{plugin}{_PLUGIN_SUFFIX}", identity)
+    skipped = backends.register(build, lambda path: _register_plugin(ffi, raw, path, identity))
     for name in _OPTIONAL:
         path = build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}"
         if path.is_file():
@@ -119,7 +124,7 @@ def load() -> Library:
     declared = _declared(build)
     names = [ffi.string(raw.pyllama_table_name(i)).decode() for i in range(raw.pyllama_table_size())]
     missing = frozenset(name for i, name in enumerate(names) if not raw.pyllama_table_bound(i))
-    return Library(build, ffi, raw, declared["functions"], declared["undefined"], missing)
+    return Library(build, ffi, raw, declared["functions"], declared["undefined"], missing, skipped, identity)
 
 
 def unbound() -> dict[str, str]:
@@ -249,5 +254,5 @@ def _register_plugin(ffi: Any, raw: Any, path: Path, identity: str) -> None:
     _check_identity(ffi, raw, handle, identity, path)
     with log.collected() as lines:
         if raw.ggml_backend_load(os.fsencode(path)) == ffi.NULL:
-            raise LoadError(f"the plug-in {path} does not load: {lines() or 'ggml gave no reason'}")
+            raise LoadError(f"the plug-in {path} does not load: {lines() or 'it found nothing to work with'}")
     raw.pyllama_table_bind(handle)

@@ -61,7 +61,7 @@ def test_the_cpu_is_always_there_and_first() -> None:
     [
         ({"pin": "1999-01"}, "1999-01.*2025-08.*2026-05.*2026-10"),
         ({"wanted": ["no-such"]}, "no feature 'no-such'.*view-copy"),
-        ({"backends": ["abacus"]}, "no backend is called 'abacus': choose from cpu"),
+        ({"backends": ["abacus"]}, "no backend is called 'abacus': choose from auto, cpu"),
         ({"flavour": "vanilla"}, "no flavour is called 'vanilla': choose from release, asan"),
     ],
 )

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ..paths import Paths
 from ..plan import Plan
 from ..progress import Reporter
 from ..stack.apply import PatchedTree
-from . import cpu, ninja
+from . import cpu, needs, ninja
 from .toolchain import Toolchain
 
 # Configured always, so that any of upstream's programs can be built later; compiled on demand.
@@ -71,19 +72,22 @@ class Configured:
 
 @contextmanager
 def configured(
-    patched: PatchedTree, wanted: Plan, tools: Toolchain, identity: str, reporter: Reporter
+    patched: PatchedTree, wanted: Plan, paths: Paths, tools: Toolchain, identity: str, reporter: Reporter
 ) -> Iterator[Configured]:
     """Configure the compilation folder of a tree and hold it: no other build runs there meanwhile.
 
-    It lies beside the tree and is kept, so that a later target compiles only what is new.
+    It lies beside the tree and is kept. All choices of backends share it, as none changes what the
+    core or another backend is compiled with: one more backend, or target, compiles only what is new.
     """
-    variant = cpu.variant_for_here(patched.folder)
+    every = any(row.name == "cpu-all" for row in wanted.backends)
+    variant = cpu.EVERY if every else cpu.variant_for_here(patched.folder)
     options = _options(wanted, variant)
-    suffix = "" if wanted.flavour == "release" else f"-{wanted.flavour}"
-    folder = patched.folder.parent / f"{'-'.join(row.name for row in wanted.backends)}{suffix}"
+    met = needs.meet(wanted.backends, tools.compilers, paths, reporter)
+    folder = patched.folder.parent / wanted.flavour
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        _configure(patched, folder, options, wanted, tools, identity, reporter, variant.name)
+        settings = _settings(patched, folder, options, met, wanted, tools)
+        _configure(patched, folder, settings, tools, identity, reporter, variant.name)
         yield Configured(folder, variant.name, options)
 
 
@@ -96,13 +100,20 @@ def _options(wanted: Plan, variant: cpu.CpuVariant) -> dict[str, str]:
 
 
 def _settings(
-    patched: PatchedTree, folder: Path, options: dict[str, str], wanted: Plan, tools: Toolchain
+    patched: PatchedTree,
+    folder: Path,
+    options: dict[str, str],
+    met: dict[str, str],
+    wanted: Plan,
+    tools: Toolchain,
 ) -> dict[str, str]:
     """Return the options and all that depends on this machine's folders and programs."""
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
     prefix_map = f"-ffile-prefix-map={patched.folder}=. -ffile-prefix-map={folder}=."
+    patterns = [*CORE_TARGETS, "mtmd", *(row.target.replace("*", ".*") for row in wanted.backends)]
     settings = {
         **options,
+        **met,
         "CMAKE_C_COMPILER": tools.compilers.cc,
         "CMAKE_CXX_COMPILER": tools.compilers.cxx,
         "CMAKE_MAKE_PROGRAM": tools.ninja,
@@ -111,29 +122,31 @@ def _settings(
         "CMAKE_CXX_FLAGS": f"{os.environ.get('CXXFLAGS', '')} {prefix_map}".strip(),
         "CMAKE_PROJECT_llama.cpp_INCLUDE": str(Path(__file__).parent / "identity.cmake"),
         "PYLLAMA_IDENTITY_SOURCE": str(folder / "pyllama-identity.c"),
-        "PYLLAMA_IDENTITY_TARGETS": ";".join([*CORE_TARGETS, "mtmd", *(b.target for b in wanted.backends)]),
+        "PYLLAMA_IDENTITY_TARGETS": ";".join(patterns),
     }
+    if "GGML_CUDA" in options:
+        folders = f"-L{met['PYLLAMA_CUDA_LIBRARIES']} " if "PYLLAMA_CUDA_LIBRARIES" in met else ""
+        settings["CMAKE_CUDA_FLAGS"] = folders + " ".join(f"-Xcompiler={f}" for f in prefix_map.split())
     if tools.launcher:
         settings["CMAKE_C_COMPILER_LAUNCHER"] = tools.launcher
         settings["CMAKE_CXX_COMPILER_LAUNCHER"] = tools.launcher
+        settings["CMAKE_CUDA_COMPILER_LAUNCHER"] = tools.launcher
     return settings
 
 
 def _configure(
     patched: PatchedTree,
     folder: Path,
-    options: dict[str, str],
-    wanted: Plan,
+    settings: dict[str, str],
     tools: Toolchain,
     identity: str,
     reporter: Reporter,
     variant: str,
 ) -> None:
-    settings = _settings(patched, folder, options, wanted, tools)
     flags = [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")]
-    # What objects were made with, and how CMake was called: Ninja sees neither a compiler that was
-    # upgraded in place nor linker flags from the environment.
-    objects = _hash([options, flags, tools.compilers.identity])
+    # Ninja compiles anew what is called in another way, but sees neither a compiler that was upgraded
+    # in place nor linker flags from the environment.
+    objects = _hash([flags, tools.compilers.identity])
     call = _hash([settings, objects])
     stamp = folder / "pyllama-configured"
     held = stamp.read_text(encoding="utf-8").split() if stamp.is_file() else []

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ...errors import BuildError
 from .. import finished
+from ..paths import Paths
 from ..plan import Plan
 from ..progress import Reporter
 from ..stack.apply import PatchedTree
-from . import ninja
+from . import backends, ninja
 from .configure import CORE_TARGETS, configured
 from .toolchain import Toolchain
 
@@ -23,25 +26,35 @@ class Core:
 
     variant: str
     options: dict[str, str]
+    plugins: tuple[str, ...]
+    """File names of the backends' libraries, without prefix and suffix."""
 
 
 def compile_core(
-    patched: PatchedTree, wanted: Plan, tools: Toolchain, out: Path, identity: str, reporter: Reporter
+    patched: PatchedTree,
+    wanted: Plan,
+    paths: Paths,
+    tools: Toolchain,
+    out: Path,
+    identity: str,
+    reporter: Reporter,
 ) -> Core:
     """Compile core and plug-ins, and collect libraries, public headers and licences in `out`."""
-    with configured(patched, wanted, tools, identity, reporter) as made:
-        _compile(made.folder, [*CORE_TARGETS, *(row.target for row in wanted.backends)], tools, reporter)
-        _collect_libraries(
-            made.folder, [*CORE_TARGETS, *(row.library for row in wanted.backends)], out / "lib"
-        )
+    with configured(patched, wanted, paths, tools, identity, reporter) as made:
+        # ggml depends on every backend that is configured, so a pattern needs no list here.
+        plain = [row.target for row in wanted.backends if "*" not in row.target]
+        _compile(made.folder, [*CORE_TARGETS, *plain], tools, reporter)
+        _collect_libraries(made.folder, CORE_TARGETS, out / "lib")
+        plugins = _collect_libraries(made.folder, [row.library for row in wanted.backends], out / "lib")
     _collect_headers(patched.folder, out / "include")
     _collect_licenses(patched.folder, out / "licenses")
-    return Core(made.variant, made.options)
+    return Core(made.variant, made.options, tuple(plugins))
 
 
 def add_targets(
     patched: PatchedTree,
     wanted: Plan,
+    paths: Paths,
     tools: Toolchain,
     out: Path,
     targets: list[str],
@@ -49,14 +62,15 @@ def add_targets(
 ) -> None:
     """Compile more of upstream's targets and add what they give, and need, to a finished build."""
     identity = finished.read(out)["identity"]
-    with configured(patched, wanted, tools, identity, reporter) as made:
+    with configured(patched, wanted, paths, tools, identity, reporter) as made:
         before = _products(made.folder)
         _compile(made.folder, targets, tools, reporter)
         products = _products(made.folder)
         # One that was compiled earlier is not new: a library may be needed, a program bears its name.
         earlier = {p for p in before if p.suffix in finished.SUFFIXES or p.stem in targets}
         for product in sorted((products - before) | earlier):
-            finished.add(product, out)
+            if not _is_plugin(product):  # of this build they are there, and others are not asked for
+                finished.add(product, out)
 
 
 def available_cpus() -> int:
@@ -79,6 +93,11 @@ def _products(folder: Path) -> set[Path]:
     return {p for p in (folder / "bin").glob("*") if p.is_file()}
 
 
+def _is_plugin(product: Path) -> bool:
+    stem = product.stem.removeprefix("lib")
+    return any(fnmatchcase(stem, row.library) for row in backends.table().values())
+
+
 def _collect_headers(tree: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     mtmd = tree / "tools" / "mtmd"
@@ -95,13 +114,16 @@ def _collect_licenses(tree: Path, out: Path) -> None:
         shutil.copyfile(text, out / text.name)
 
 
-def _collect_libraries(folder: Path, names: list[str], out: Path) -> None:
+def _collect_libraries(folder: Path, names: Iterable[str], out: Path) -> list[str]:
+    """Copy libraries, of which a name may hold a `*`, and return the names of those found."""
     out.mkdir(parents=True, exist_ok=True)
-    products = _products(folder)
+    found = {p: p.stem.removeprefix("lib") for p in _products(folder) if p.suffix in finished.SUFFIXES}
+    collected = []
     for name in names:
-        stems = (f"lib{name}", name)
-        matches = [p for p in products if p.stem in stems and p.suffix in finished.SUFFIXES]
+        matches = sorted(path for path, stem in found.items() if fnmatchcase(stem, name))
         if not matches:
             raise BuildError(f"the build gave no library {name!r}: see {folder / 'pyllama-compile.log'}")
         for match in matches:
             shutil.copy2(match, out / match.name)
+            collected.append(found[match])
+    return collected

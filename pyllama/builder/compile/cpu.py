@@ -42,6 +42,10 @@ class CpuVariant:
     options: tuple[tuple[str, str], ...]
 
 
+EVERY = CpuVariant("all", ())
+"""Not one variant but all of them: upstream's list says what each has."""
+
+
 def machine_flags() -> frozenset[str]:
     """Return the CPU flags that the kernel shows; empty where it shows none."""
     try:

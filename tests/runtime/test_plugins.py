@@ -1,0 +1,167 @@
+"""Plug-ins beside the CPU's: tried in a child first, chosen by PYLLAMA_BACKENDS, never silently absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyllama.builder.compile.toolchain import find_compilers
+from pyllama.native import backends, plugins, probe
+
+# A plug-in of another build key is refused before it runs, so ours says what the build says.
+PLUGIN = """
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+const char * pyllama_identity(void) { return IDENTITY; }
+static void count(void) {
+    const char * path = getenv("COUNT_FILE");
+    FILE * file = path ? fopen(path, "a") : NULL;
+    if (file) { fputc('x', file); fclose(file); }
+}
+void * ggml_backend_init(void) { count(); DO; return NULL; }
+"""
+SHOW = """
+import logging
+logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+try:
+    print([device.name for device in pyllama.devices()])
+    from pyllama.native.loader import load
+    print(json.dumps(load().skipped))
+except pyllama.Error as error:
+    assert "\\n" not in str(error), error
+    print(type(error).__name__, error)
+"""
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(patched_build: Any, tmp_path: Path) -> Make:
+    """`make(name, statement)` returns a copy of the build with one more plug-in, that does `statement`."""
+
+    def made(name: str, statement: str, *flags: str) -> Path:
+        folder = tmp_path / name
+        ignored = shutil.ignore_patterns("bin")
+        shutil.copytree(patched_build.folder, folder, ignore=ignored)
+        table = json.loads((folder / "build.json").read_text())
+        identity = json.dumps(table["identity"])
+        text = PLUGIN.replace("IDENTITY", identity).replace("DO;", statement)
+        library = folder / f"lib/libggml-{name}.so"
+        command = [find_compilers().cc, "-shared", "-fPIC", "-x", "c", "-", "-x", "none", "-o", str(library)]
+        command += flags
+        subprocess.run(command, input=text, text=True, check=True)
+        table["plugins"].append(f"ggml-{name}")
+        table["backends"].append(name)
+        (folder / "build.json").write_text(json.dumps(table))
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def show(child: Any, tmp_path: Path) -> Callable[..., tuple[str, str]]:
+    def shown(folder: Path, **env: str) -> tuple[str, str]:
+        done = child(SHOW, PYLLAMA_BUILD=str(folder), PYLLAMA_CACHE=str(tmp_path / "cache"), **env)
+        return done.stdout, done.stderr
+
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("abort();", "it crashed the process that tried it (SIGABRT)"),
+        ("*(volatile int *) 0 = 0;", "it crashed the process that tried it (SIGSEGV)"),
+        ("_exit(7);", "the process that tried it ended with code 7"),
+        ("", "does not load"),
+    ],
+)
+def test_a_plugin_that_does_not_work_is_left_out(
+    statement: str, reason: str, make: Make, show: Callable[..., tuple[str, str]]
+) -> None:
+    folder = make("broken", statement)
+    out, err = show(folder)
+    assert out.startswith("['CPU']") and reason in json.loads(out.splitlines()[1])["broken"]
+    assert "WARNING the backend broken is not used: " in err and reason in err
+    out, _ = show(folder, PYLLAMA_BACKENDS="broken")
+    assert out.startswith("LoadError the backend broken, ") and reason in out
+
+
+def test_a_missing_library_of_the_system_is_named(
+    make: Make, show: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    driver = tmp_path / "libno_driver_here.so.1"
+    command = [find_compilers().cc, "-shared", "-x", "c", "-", "-o", str(driver)]
+    command += ["-Wl,-soname,libno_driver_here.so.1"]
+    subprocess.run(command, input="", text=True, check=True)
+    folder = make("driven", "", "-Wl,--no-as-needed", str(driver))
+    driver.unlink()
+    out, _ = show(folder)
+    assert "libno_driver_here.so.1" in json.loads(out.splitlines()[1])["driven"]
+
+
+def test_it_is_tried_once_until_something_changes(
+    make: Make, show: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    folder = make("broken", "abort();")
+    count = tmp_path / "count"
+
+    def tries(**env: str) -> int:
+        before = len(count.read_text()) if count.exists() else 0
+        show(folder, COUNT_FILE=str(count), **env)
+        return len(count.read_text()) - before
+
+    assert tries() == 1
+    assert tries() == 0
+    assert tries(GGML_VK_VISIBLE_DEVICES="7") == 1
+    assert tries() == 0
+    library = folder / "lib/libggml-broken.so"
+    library.write_bytes(library.read_bytes() + b"\0")
+    assert tries() == 1
+    for file in (tmp_path / "cache/probes").iterdir():
+        file.write_text("{ damaged")
+    assert tries() == 1
+
+
+def test_one_that_hangs_is_given_up(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = make("slow", "sleep(60);")
+    monkeypatch.setattr(probe, "SECONDS", 2)
+    monkeypatch.setenv("PYLLAMA_CACHE", str(tmp_path / "cache"))
+    plugin = plugins.Plugin("slow", folder / "lib/libggml-slow.so", "the build")
+    started = time.monotonic()
+    assert probe.probe(plugin, folder).reason == "it did not answer within 2 s"
+    assert time.monotonic() - started < 50
+
+
+def test_nothing_is_tried_that_is_not_wanted(
+    make: Make, show: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    folder = make("broken", "abort();")
+    count = tmp_path / "count"
+    out, err = show(folder, PYLLAMA_BACKENDS="CPU", COUNT_FILE=str(count))
+    assert out.splitlines() == ["['CPU']", '{"broken": "PYLLAMA_BACKENDS does not name it"}'] and err == ""
+    assert not count.exists()
+
+
+def test_a_backend_that_is_not_there(patched_build: Any, show: Callable[..., tuple[str, str]]) -> None:
+    out, _ = show(patched_build.folder, PYLLAMA_BACKENDS="cpu,abacus")
+    assert out.startswith(
+        "LoadError PYLLAMA_BACKENDS names 'abacus', and there is no such backend (there is cpu"
+    )
+    assert "pyllama build --backend abacus" in out
+
+
+def test_names_in_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, expected in (("", None), (" ", None), ("cpu", []), ("cpu-all, RPC,rpc,", ["rpc"])):
+        monkeypatch.setenv(backends.VARIABLE, text)
+        assert backends.named() == expected
+    monkeypatch.delenv(backends.VARIABLE)
+    assert backends.named() is None
