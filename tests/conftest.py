@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from native.conftest import compile_native as compile_native
+from native.loopback import loopback as loopback
+from native.loopback import loopback_child as loopback_child
+from native.loopback import loopback_plugin as loopback_plugin
 from real_builds import TestBuild, make_build
 
 from pyllama.builder.fetch.models import default_model

@@ -158,7 +158,7 @@ class Loopback:
             self._c.loopback_defaults(device)
 
     def set(self, device: int = 0, **settings: int) -> None:
-        """Change settings by their name in loopback.h, in lower case: `set(memory=2**30, offload_batch=0)`."""
+        """Change settings by their names in loopback.h: `set(memory=2**30, offload_batch=0)`."""
         assert 0 <= device < self.count
         for name, value in settings.items():
             self._c.loopback_set(device, getattr(self._c, f"LOOPBACK_{name.upper()}"), value)
@@ -225,7 +225,8 @@ def loopback_child(
 ) -> LoopbackChild:
     """``loopback_child(code, *args, devices=1)`` runs Python with the build of the pin under test.
 
-    The snippet finds `pyllama`, `json`, `sys`, `MODEL` and `loopback`. ``check=False`` allows any exit code.
+    The snippet finds `pyllama`, `ffi`, `lib`, `json`, `sys`, `MODEL` and `loopback`. ``check=False`` allows
+    any exit code.
     """
     folder = tmp_path_factory.mktemp("loopback")
     places = [Path(pyllama.__file__).parents[1], Path(__file__).parents[1]]
@@ -242,7 +243,8 @@ def loopback_child(
             **env,
         }
         opening = (
-            "import json, sys, pyllama\nfrom native.loopback import Loopback, Mode\n"
+            "import json, sys, pyllama\nfrom pyllama import ffi, lib\n"
+            "from native.loopback import Loopback, Mode\n"
             f"MODEL = {str(test_model)!r}\nloopback = Loopback({str(loopback_plugin)!r}, {devices})\n"
         )
         done = subprocess.run(
