@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -43,7 +42,8 @@ def test_it_is_a_gpu_with_memory_of_its_own(loopback: Loopback) -> None:
     buft = pyllama.lib.ggml_backend_dev_buffer_type(loopback.device())
     assert not pyllama.lib.ggml_backend_buft_is_host(buft)
     assert pyllama.lib.ggml_backend_buft_get_alignment(buft) == 128
-    assert pyllama.lib.ggml_backend_dev_host_buffer_type(loopback.device()) == pyllama.ffi.NULL
+    host = pyllama.lib.ggml_backend_dev_host_buffer_type(loopback.device())
+    assert pyllama.lib.ggml_backend_buft_is_host(host)
     cpu = pyllama.lib.ggml_backend_dev_by_type(pyllama.lib.GGML_BACKEND_DEVICE_TYPE_CPU)
     assert pyllama.lib.ggml_backend_dev_supports_buft(loopback.device(), buft)
     assert not pyllama.lib.ggml_backend_dev_supports_buft(
@@ -175,6 +175,11 @@ def test_async_copies_are_ordered_by_their_streams(loopback: Loopback, mode: Mod
         one.synchronize()
         assert look(one.z) == 4
         assert loopback.stats(0).async_copies == loopback.stats(1).async_copies == 2
+
+        loopback.reset()
+        wrong = one.backend, one.backend, one.z, other.x  # the second device has its own stream
+        pyllama.lib.ggml_backend_tensor_copy_async(*wrong)
+        assert (loopback.stats(0).copies_refused, loopback.stats(0).async_copies) == (1, 0)
 
         loopback.refuse_async_copies(device=1)
         loopback.reset()
@@ -347,22 +352,24 @@ def test_the_host_cannot_touch_device_memory(loopback_child: LoopbackChild, touc
     assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGSEGV), done.stderr
 
 
-def test_a_graph_with_host_memory_is_refused(loopback_child: LoopbackChild) -> None:
+@pytest.mark.parametrize("where", ["CPU", "Loopback1"])
+def test_a_graph_with_memory_of_others_is_refused(loopback_child: LoopbackChild, where: str) -> None:
+    """The scheduler has to copy everything that a split uses to its device."""
     code = """
-backend = lib.ggml_backend_dev_init(loopback.device(), ffi.NULL)
+backend = lib.ggml_backend_dev_init(loopback.device(0), ffi.NULL)
 context = lib.ggml_init(ffi.new("struct ggml_init_params *", (1 << 20, ffi.NULL, True))[0])
 x = lib.ggml_new_tensor_1d(context, lib.GGML_TYPE_F32, 10)
-lib.ggml_set_name(x, b"on the host")
-cpu = lib.ggml_backend_dev_buffer_type(lib.ggml_backend_dev_by_type(lib.GGML_BACKEND_DEVICE_TYPE_CPU))
-lib.ggml_backend_alloc_ctx_tensors_from_buft(context, cpu)
+lib.ggml_set_name(x, b"elsewhere")
+other = lib.ggml_backend_dev_by_name(sys.argv[1].encode())
+lib.ggml_backend_alloc_ctx_tensors_from_buft(context, lib.ggml_backend_dev_buffer_type(other))
 graph = lib.ggml_new_graph(context)
 lib.ggml_build_forward_expand(graph, lib.ggml_add(context, x, x))
 lib.ggml_backend_alloc_ctx_tensors(context, backend)
 lib.ggml_backend_graph_compute(backend, graph)
 """
-    done = loopback_child(code, check=False)
+    done = loopback_child(code, where, devices=2, check=False)
     assert done.returncode == -signal.SIGABRT
-    assert re.search("tensor on the host is not on a loopback device but CPU", done.stderr)
+    assert f"tensor elsewhere is not on this device but {where}" in done.stderr
 
 
 # The plug-in's own code.

@@ -59,6 +59,19 @@ def test_same_tokens_and_bits_as_the_cpu(
     assert stats.bytes_to_host == 32 * vocabulary  # nothing but the logits comes back
 
 
+@pytest.mark.parametrize("mode", Mode)
+def test_a_model_that_is_uploaded_through_a_stream(
+    loopback: Loopback, cpu_model: pyllama.Model, test_model: Path, mode: Mode
+) -> None:
+    """llama.cpp reads the file into a few buffers by turns, and events say when one may be written again."""
+    loopback.mode(mode)
+    with pyllama.Model(test_model, mmap=False) as model:
+        stats = loopback.stats()
+        assert stats.async_set_bytes > 90_000_000 and stats.event_records == stats.async_sets
+        assert greedy(model, 8) == greedy(cpu_model, 8)
+    assert loopback.stats().dropped == 0
+
+
 def test_it_is_chosen_by_default(loopback: Loopback, test_model: Path) -> None:
     with pyllama.Model(test_model):
         assert loopback.stats().live_bytes > 90_000_000

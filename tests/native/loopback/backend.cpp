@@ -41,14 +41,14 @@ void backend_free(ggml_backend_t backend) {
 // The lambdas below hold the memory, so a buffer that is freed too early does no harm here: on a GPU, too, freeing waits.
 
 void set_async(ggml_backend_t backend, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    const std::shared_ptr<Memory> memory = memory_of(tensor);
+    const std::shared_ptr<Memory> memory = memory_on(stream_of(backend).device, tensor);
     char * to = memory->at(tensor, offset, size);
     memory->device().count([=](loopback_counts & s) { s.async_sets++, s.async_set_bytes += size; });
     stream_of(backend).queue->submit([memory, to, data, size] { memcpy(to, data, size); });
 }
 
 void get_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
-    const std::shared_ptr<Memory> memory = memory_of(tensor);
+    const std::shared_ptr<Memory> memory = memory_on(stream_of(backend).device, tensor);
     const char * from = memory->at(tensor, offset, size);
     memory->device().count([=](loopback_counts & s) { s.async_gets++, s.async_get_bytes += size; });
     stream_of(backend).queue->submit([memory, from, data, size] { memcpy(data, from, size); });
@@ -59,11 +59,14 @@ void join(Queue & later, const std::shared_ptr<Queue> & earlier) {
     later.submit([earlier, position = earlier->submitted()] { earlier->wait(position); });
 }
 
+// Every copy lies between the devices of the two streams, or there is none.
 bool copy_async(ggml_backend_t backend_src, ggml_backend_t backend_dst, const ggml_tensor * src, ggml_tensor * dst) {
     const std::shared_ptr<Memory> from = memory_of(buffer_of(src));
     const std::shared_ptr<Memory> to   = memory_of(buffer_of(dst));
     Device & device = stream_of(backend_dst).device;
-    if (!is_ours(backend_src) || from == nullptr || to == nullptr || device.get(LOOPBACK_REFUSE_ASYNC) != 0) {
+    const bool ours = is_ours(backend_src) && from != nullptr && &from->device() == &stream_of(backend_src).device &&
+        to != nullptr && &to->device() == &device;
+    if (!ours || device.get(LOOPBACK_REFUSE_ASYNC) != 0) {
         device.count([](loopback_counts & s) { s.copies_refused++; });
         return false;
     }
@@ -111,7 +114,7 @@ ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
         return GGML_STATUS_FAILED;
     }
     stream.device.count([=](loopback_counts & s) { s.computes++, s.nodes += (uint64_t) graph->n_nodes; });
-    const auto shadow = std::make_shared<Shadow>(graph);
+    const auto shadow = std::make_shared<Shadow>(stream.device, graph);
     stream.queue->submit([&stream, shadow] { compute(stream, shadow->graph()); });
     return GGML_STATUS_SUCCESS;
 }

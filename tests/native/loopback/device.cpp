@@ -89,18 +89,26 @@ static void get_memory(ggml_backend_dev_t dev, size_t * free, size_t * total) {
 }
 
 // 2026-10 asks whether files may be mapped while they are loaded; pins before do not.
-template <class Caps> static auto allow_mmap(Caps & caps, int) -> decltype((void) caps.mmap_support) { caps.mmap_support = true; }
+template <class Caps> static auto allow_mmap(Caps & caps, int) -> decltype((void) caps.mmap_support) {
+    caps.mmap_support = true;
+}
 template <class Caps> static void allow_mmap(Caps &, long) {}
 
 static void get_props(ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
-    props->name        = device_of(dev).name.c_str();
-    props->description = device_of(dev).description.c_str();
-    props->type        = GGML_BACKEND_DEVICE_TYPE_GPU;
-    props->caps        = {};
-    props->caps.async  = true;
-    props->caps.events = true;
+    props->name             = device_of(dev).name.c_str();
+    props->description      = device_of(dev).description.c_str();
+    props->type             = GGML_BACKEND_DEVICE_TYPE_GPU;
+    props->caps             = {};
+    props->caps.async       = true;
+    props->caps.events      = true;
+    props->caps.host_buffer = true;
     allow_mmap(props->caps, 0);
     get_memory(dev, &props->memory_free, &props->memory_total);
+}
+
+// Nothing is gained by pinning here, but llama.cpp uploads through streams only from such buffers.
+static ggml_backend_buffer_type_t get_host_buffer_type(ggml_backend_dev_t) {
+    return cpu_device() != nullptr ? ggml_backend_dev_buffer_type(cpu_device()) : nullptr;
 }
 
 // Whatever the CPU can, but for functions of the host, which would be called with addresses of the device.
@@ -125,19 +133,20 @@ static bool offload_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
 
 ggml_backend_device make_device(Device & device, ggml_backend_reg_t reg) {
     ggml_backend_device_i i{};
-    i.get_name          = [](ggml_backend_dev_t dev) { return device_of(dev).name.c_str(); };
-    i.get_description   = [](ggml_backend_dev_t dev) { return device_of(dev).description.c_str(); };
-    i.get_memory        = get_memory;
-    i.get_type          = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; };
-    i.get_props         = get_props;
-    i.init_backend      = backend_init;
-    i.get_buffer_type   = [](ggml_backend_dev_t dev) -> ggml_backend_buffer_type_t { return &device_of(dev).buft; };
-    i.supports_op       = supports_op;
-    i.supports_buft     = [](ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) { return buft == &device_of(dev).buft; };
-    i.offload_op        = offload_op;
-    i.event_new         = event_new;
-    i.event_free        = event_free;
-    i.event_synchronize = event_synchronize;
+    i.get_name             = [](ggml_backend_dev_t dev) { return device_of(dev).name.c_str(); };
+    i.get_description      = [](ggml_backend_dev_t dev) { return device_of(dev).description.c_str(); };
+    i.get_memory           = get_memory;
+    i.get_type             = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; };
+    i.get_props            = get_props;
+    i.init_backend         = backend_init;
+    i.get_buffer_type      = [](ggml_backend_dev_t dev) -> ggml_backend_buffer_type_t { return &device_of(dev).buft; };
+    i.get_host_buffer_type = get_host_buffer_type;
+    i.supports_op          = supports_op;
+    i.supports_buft        = [](ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) { return buft == &device_of(dev).buft; };
+    i.offload_op           = offload_op;
+    i.event_new            = event_new;
+    i.event_free           = event_free;
+    i.event_synchronize    = event_synchronize;
     return {i, reg, &device};
 }
 

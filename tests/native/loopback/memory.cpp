@@ -141,11 +141,11 @@ std::shared_ptr<Memory> memory_of(ggml_backend_buffer_t buffer) {
     return buffer != nullptr && buffer->iface.free_buffer == buffer_free ? context_of(buffer) : nullptr;
 }
 
-std::shared_ptr<Memory> memory_of(const ggml_tensor * tensor) {
+std::shared_ptr<Memory> memory_on(const Device & device, const ggml_tensor * tensor) {
     const ggml_backend_buffer_t buffer = buffer_of(tensor);
     std::shared_ptr<Memory> memory = memory_of(buffer);
-    if (memory == nullptr) {
-        GGML_ABORT("Loopback: tensor %s is not on a loopback device but %s", tensor->name,
+    if (memory == nullptr || &memory->device() != &device) {
+        GGML_ABORT("%s: tensor %s is not on this device but %s", device.name.c_str(), tensor->name,
             buffer == nullptr ? "nowhere" : ggml_backend_buffer_name(buffer));
     }
     return memory;

@@ -52,7 +52,7 @@ inline ggml_backend_buffer_t buffer_of(const ggml_tensor * tensor) {
 // NULL when the buffer is not one of a loopback device.
 std::shared_ptr<Memory> memory_of(ggml_backend_buffer_t buffer);
 
-// The same of a tensor that has to be on a loopback device; aborts when it is not.
-std::shared_ptr<Memory> memory_of(const ggml_tensor * tensor);
+// The same of a tensor that has to be on this device; aborts when it is not.
+std::shared_ptr<Memory> memory_on(const Device & device, const ggml_tensor * tensor);
 
 } // namespace loopback

@@ -4,7 +4,7 @@
 
 namespace loopback {
 
-Shadow::Shadow(const ggml_cgraph * graph) {
+Shadow::Shadow(const Device & device, const ggml_cgraph * graph) : device_(device) {
     const size_t size = (size_t) std::max(graph->n_nodes, 1);
     context_.reset(ggml_init({ggml_graph_overhead_custom(size, false), nullptr, true}));
     GGML_ASSERT(context_ != nullptr);
@@ -40,7 +40,7 @@ void Shadow::place(ggml_tensor * copy, const ggml_tensor * tensor) {
     if (tensor->data == nullptr) {
         return; // only its shape is used
     }
-    const std::shared_ptr<Memory> memory = memory_of(tensor);
+    const std::shared_ptr<Memory> memory = memory_on(device_, tensor);
     copy->data   = memory->at(tensor, 0, ggml_nbytes(tensor));
     copy->buffer = memory->host();
     memories_.insert(memory);

@@ -13,11 +13,11 @@
 
 namespace loopback {
 
-// Copies everything it needs, as a device takes its arguments when a kernel is launched: the original graph may be
+// Every tensor has to be on the device. Copies everything it needs, as a device takes its arguments when a kernel is launched: the original graph may be
 // changed or freed while the shadow waits in a stream.
 class Shadow {
 public:
-    explicit Shadow(const ggml_cgraph * graph);
+    Shadow(const Device & device, const ggml_cgraph * graph);
 
     ggml_cgraph * graph() const { return graph_; }
 
@@ -30,6 +30,7 @@ private:
         void operator()(ggml_context * context) const { ggml_free(context); }
     };
 
+    const Device &                                           device_;
     std::unique_ptr<ggml_context, FreeContext>               context_;
     ggml_cgraph *                                            graph_ = nullptr;
     std::deque<ggml_tensor>                                  tensors_;
