@@ -176,6 +176,13 @@ def test_async_copies_are_ordered_by_their_streams(loopback: Loopback, mode: Mod
         assert look(one.z) == 4
         assert loopback.stats(0).async_copies == loopback.stats(1).async_copies == 2
 
+        early = floats(9.0)  # what the target's stream has to do comes first, whoever is waited for
+        pyllama.lib.ggml_backend_tensor_set_async(other.backend, other.x, early, 0, SIZE)
+        pyllama.lib.ggml_backend_tensor_copy_async(one.backend, other.backend, one.z, other.x)
+        one.synchronize()
+        other.synchronize()
+        assert look(other.x) == 4
+
         loopback.reset()
         wrong = one.backend, one.backend, one.z, other.x  # the second device has its own stream
         pyllama.lib.ggml_backend_tensor_copy_async(*wrong)
