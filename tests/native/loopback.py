@@ -112,10 +112,10 @@ class Loopback:
     def __init__(self, plugin: str | Path, devices: int = 1) -> None:
         from pyllama.lib import ggml_backend_load, ggml_backend_reg_dev_count
 
-        self._ffi = FFI()
+        self._ffi: Any = FFI()
         self._ffi.cdef(declarations())
         # our own handle keeps the code and its counts when ggml closes its one
-        self._c = self._ffi.dlopen(str(plugin), self._ffi.RTLD_NOW | self._ffi.RTLD_LOCAL)
+        self._c: Any = self._ffi.dlopen(str(plugin), self._ffi.RTLD_NOW | self._ffi.RTLD_LOCAL)
         os.environ["LOOPBACK_DEVICES"] = str(devices)
         try:
             self._reg = ggml_backend_load(os.fsencode(plugin))

@@ -25,7 +25,7 @@ def logits(context: pyllama.Context) -> bytes:
     return bytes(pyllama.ffi.buffer(pyllama.lib.llama_get_logits_ith(context.ptr, -1), size))
 
 
-def greedy(model: pyllama.Model, n: int = 32, **options: Any) -> tuple[list[int], bytes]:
+def greedy(model: pyllama.Model, n: int = 32, **options: Any) -> tuple[tuple[int, ...], bytes]:
     """The tokens that follow the prompt, and the logits of the last one."""
     with model.context(n_ctx=256, **options) as context:
         tokens = pyllama.generate(context, PROMPT, max_tokens=n, temperature=0).tokens
