@@ -15,12 +15,14 @@ from native.loopback import loopback_child as loopback_child
 from native.loopback import loopback_plugin as loopback_plugin
 from real_builds import TestBuild, make_build
 
+import pyllama
 from pyllama.builder.fetch.models import default_model
 from pyllama.builder.paths import Paths, locate
 from pyllama.builder.pins import Lock, load
 from pyllama.builder.progress import Reporter
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+Child = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -72,5 +74,37 @@ def command_line() -> CommandLine:
             timeout=600,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def child(patched_build: TestBuild, test_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Child:
+    """`child(code, *args)` runs Python with the build of the pin under test.
+
+    The snippet finds `pyllama`, `json`, `sys` and `MODEL`. `check=False` allows any exit code.
+    """
+    folder = tmp_path_factory.mktemp("child")
+
+    def run(code: str, *args: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        words = {
+            **os.environ,
+            "PYLLAMA_BUILD": str(patched_build.folder),
+            "PYTHONPATH": str(Path(pyllama.__file__).parents[1]),
+            "GGML_NO_BACKTRACE": "1",
+            **env,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", f"import json, sys, pyllama\nMODEL = {str(test_model)!r}\n{code}"]
+            + [str(arg) for arg in args],
+            capture_output=True,
+            text=True,
+            env=words,
+            cwd=folder,
+            timeout=600,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
 
     return run

@@ -33,13 +33,14 @@ class TestBuild:
         return [self.folder / "include"]
 
 
-def make_build(pin: str | None, wanted: str, *targets: str) -> TestBuild:
+def make_build(pin: str | None, wanted: str, *targets: str, backends: list[str] | None = None) -> TestBuild:
     """Return a build of the machine's own cache, making it when it is not there.
 
-    `PYLLAMA_TEST_BACKENDS` names backends beside the CPU, whose plug-ins are then tested too.
+    Without `backends`, `PYLLAMA_TEST_BACKENDS` names those beside the CPU whose plug-ins are tested too.
     """
     paths, quiet = locate(), Reporter(quiet=True)
-    backends = [name for name in os.environ.get("PYLLAMA_TEST_BACKENDS", "").split(",") if name]
+    if backends is None:
+        backends = [name for name in os.environ.get("PYLLAMA_TEST_BACKENDS", "").split(",") if name]
     plan = make_plan(paths, pin=pin, wanted=wanted, backends=backends)
     done = builds.build(paths, plan, quiet, targets=list(targets))
     tree = apply(plan.pin.name, plan.pin.tree, plan.features, paths, TreeStore(paths.objects), quiet)

@@ -1,0 +1,250 @@
+"""Every backend that this machine can build, beside the CPU: built, loaded, computing, and with each feature.
+
+What was seen goes to `build/matrix/<pin>.json`; `nox -s matrix` makes docs/matrix.md of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_builds import TestBuild, make_build
+from rpc_servers import servers
+
+from pyllama.builder.compile import backends, needs
+from pyllama.builder.compile.toolchain import find_compilers
+from pyllama.builder.paths import locate
+
+from .conftest import Compile, Run
+
+pytestmark = pytest.mark.backends
+
+TOKENS = 64
+# Long enough for a batch that BLAS takes; the model then repeats itself with small margins.
+PROMPT = (
+    "The history of the city begins long before the first walls were built. Fishermen lived on the northern "
+    "bank of the river, and traders came down from the hills with salt, wool and copper. In the year of the "
+    "great flood"
+)
+# The CPU rounds activations to 8 bits for its dot products with Q4_1 weights; BLAS and GPUs do not. That
+# moves the logits of this model, whose standard deviation is 3 to 4, by a twentieth of it at most.
+NOISE = 0.1
+MARGIN = 0.5
+LOGITS = """
+from array import array
+from pyllama import ffi, lib
+_, devices, prompt, forced, out = sys.argv
+model = pyllama.Model(MODEL, devices=json.loads(devices))
+context = model.context(n_ctx=256, threads=2)
+size = len(model.vocab)
+context.decode(model.tokenize(prompt))
+chosen, forced = [], json.loads(forced)
+with open(out, "wb") as file:
+    for i in range(64):
+        row = array("f", ffi.buffer(lib.llama_get_logits_ith(context.ptr, -1), 4 * size)[:])
+        file.write(row)
+        chosen.append(max(range(size), key=row.__getitem__))
+        context.decode([forced[i] if forced else chosen[-1]])
+print(json.dumps(chosen))
+"""
+LOCAL = [row for row in backends.table().values() if row.kind in ("gpu", "accel")]
+OTHERS = [row for row in backends.table().values() if row.kind != "cpu"]
+Notes = dict[str, dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def notes(pin: str | None, machine_build: TestBuild) -> Iterator[Notes]:
+    """What was seen of each backend; written when all have run."""
+    found: Notes = {name: {} for name in backends.table()}
+    yield found
+    folder = locate().build / "matrix"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{machine_build.pin}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+@pytest.fixture(scope="session")
+def lacking() -> dict[str, str]:
+    """Why a backend is not built here; those that are built are not in it."""
+    compilers, reasons = find_compilers(), {}
+    for row in backends.table().values():
+        if not row.builds_here:
+            reasons[row.name] = f"for {', '.join((*row.systems, *row.machines))}"
+        elif row.name == "cuda":
+            reasons[row.name] = "takes 8 to 17 minutes: `nox -s cuda`"
+        elif row.name == "cpu-all":
+            reasons[row.name] = "with the wheels: `nox -s wheel`"
+        else:
+            missing = needs.missing(row, compilers)
+            if missing:
+                reasons[row.name] = "needs " + ", ".join(lack.need.name for lack in missing)
+    return reasons
+
+
+@pytest.fixture(scope="session")
+def machine_build(pin: str | None, lacking: dict[str, str]) -> TestBuild:
+    """The pin with every feature and every backend that can be built here."""
+    chosen = [name for name in backends.table() if name not in lacking]
+    return make_build(pin, "all", backends=chosen)
+
+
+@pytest.fixture(scope="session")
+def environment(machine_build: TestBuild) -> dict[str, str]:
+    """Lavapipe is a device, and processes use the build with all backends."""
+    return {"PYLLAMA_BUILD": str(machine_build.folder), "GGML_VK_VISIBLE_DEVICES": "0"}
+
+
+@pytest.fixture(scope="session")
+def states(command_line: Any, environment: dict[str, str]) -> dict[str, dict[str, Any]]:
+    ran = command_line("devices", "--explain", "--json", **environment)
+    assert ran.returncode == 0, ran.stderr
+    return {row["backend"]: row for row in json.loads(ran.stdout)}
+
+
+@pytest.fixture(scope="session")
+def reference(child: Any, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The CPU's tokens and logits."""
+    out = tmp_path_factory.mktemp("reference") / "cpu.f32"
+    env = {**environment, "PYLLAMA_BACKENDS": "cpu"}
+    done = child(LOGITS, '["CPU"]', PROMPT, "null", out, **env)
+    return json.loads(done.stdout), _rows(out)
+
+
+@pytest.mark.parametrize("row", backends.table().values(), ids=lambda row: row.name)
+def test_what_is_built_loads(
+    row: backends.Backend, lacking: dict[str, str], states: dict[str, Any], notes: Notes
+) -> None:
+    if row.name in lacking:
+        notes[row.name]["built"] = lacking[row.name]
+        pytest.skip(f"{row.name}: {lacking[row.name]}")
+    state = states[row.name]
+    notes[row.name]["built"] = "yes"
+    notes[row.name]["devices"] = ", ".join(state["devices"]) or "none here"
+    assert state["state"] in ("used", "no device"), state
+
+
+@pytest.mark.parametrize("row", LOCAL, ids=lambda row: row.name)
+def test_it_computes_what_the_cpu_computes(
+    row: backends.Backend,
+    states: dict[str, Any],
+    reference: Any,
+    child: Any,
+    environment: dict[str, str],
+    tmp_path: Path,
+    notes: Notes,
+) -> None:
+    """64 greedy tokens: both read the CPU's, and at each step the likeliest next one is compared."""
+    state = states[row.name]
+    if state["state"] != "used":
+        pytest.skip(f"{row.name} is {state['state']} here: {state['advice']}")
+    tokens, expected = reference
+    devices = json.dumps(list(state["devices"]) if row.kind == "gpu" else None)
+    env = {**environment, "PYLLAMA_BACKENDS": row.name}
+    done = child(LOGITS, devices, PROMPT, json.dumps(tokens), tmp_path / "logits", **env)
+    chosen, found = json.loads(done.stdout), _rows(tmp_path / "logits")
+    assert len(chosen) == len(expected) == TOKENS
+    off = [i for i in range(TOKENS) if chosen[i] != tokens[i]]
+    margins = [expected[i][tokens[i]] - expected[i][chosen[i]] for i in off]
+    noise = max(_distance(a, b) for a, b in zip(expected, found, strict=True))
+    assert noise < NOISE, f"the logits differ by {noise:.3f} of their standard deviation"
+    assert all(margin < MARGIN for margin in margins), list(zip(off, margins, strict=True))
+    told = f"{TOKENS - len(off)} of {TOKENS}; noise {noise:.3f}"
+    if off:
+        told += f"; first other token at {off[0]}, where the CPU's lead is {margins[0]:.2f}"
+    notes[row.name]["tokens"] = told
+
+
+def test_one_server_and_two(
+    states: dict[str, Any],
+    reference: Any,
+    child: Any,
+    environment: dict[str, str],
+    tmp_path: Path,
+    notes: Notes,
+) -> None:
+    if states["rpc"]["state"] not in ("used", "no device"):
+        pytest.skip(states["rpc"]["advice"])
+    tokens, expected = reference
+    told = []
+    for count in (1, 2):
+        with servers(machine_build, count) as running:
+            endpoints = [server.endpoint for server in running]
+            code = LOGITS.replace(
+                "model = pyllama.Model(MODEL, devices=json.loads(devices))",
+                "found = [d.name for e in json.loads(devices) for d in pyllama.rpc.connect(e)]\n"
+                "model = pyllama.Model(MODEL, devices=found)",
+            ).replace("import ffi, lib", "import ffi, lib, rpc")
+            env = {**environment, "PYLLAMA_BACKENDS": "rpc"}
+            out = tmp_path / f"{count}"
+            done = child(code, json.dumps(endpoints), PROMPT, json.dumps(tokens), out, **env)
+        chosen, found = json.loads(done.stdout), _rows(out)
+        noise = max(_distance(a, b) for a, b in zip(expected, found, strict=True))
+        same = sum(a == b for a, b in zip(chosen, tokens, strict=True))
+        assert noise < NOISE and same >= TOKENS - 3
+        told.append(f"{count} server{'s' * (count > 1)}: {same} of {TOKENS}; noise {noise:.3f}")
+    notes["rpc"]["tokens"] = "; ".join(told)
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in backends.table().values() if r.kind != "cpu"], ids=lambda r: r.name
+)
+def test_view_copy(
+    row: backends.Backend,
+    compile_native: Compile,
+    machine_build: TestBuild,
+    run_native: Run,
+    lacking: dict[str, str],
+    notes: Notes,
+) -> None:
+    """Copies through every buffer type of every device of the plug-in, from and to views."""
+    if row.name in lacking:
+        pytest.skip(f"{row.name}: {lacking[row.name]}")
+    program = compile_native(machine_build, "view_copy.cpp", flags=["-DHAVE_RPC"])
+    plugin = machine_build.lib_dir / f"libggml-{row.name}.so"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    cpu = machine_build.lib_dir / "libggml-cpu.so"
+    env = {**os.environ, "GGML_VK_VISIBLE_DEVICES": "0"}
+    done = run_native(program, "plugin", plugin, cpu, f"127.0.0.1:{port}", env=env)
+    assert done.returncode == 0, done.stderr
+    result = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    tested = sum(result["tested"].values())
+    notes[row.name]["view-copy"] = f"{tested} copies" if tested else "no device here"
+    assert tested or not result["tested"]
+
+
+def test_self_locating(
+    compile_native: Compile, machine_build: TestBuild, run_native: Run, tmp_path: Path, notes: Notes
+) -> None:
+    """A program that loads nothing itself finds each plug-in beside the library."""
+    program = compile_native(machine_build, "self_locating.c", libs=("llama", "ggml", "ggml-base"))
+    env = {**os.environ, "GGML_VK_VISIBLE_DEVICES": "0"}
+    done = run_native(program, "init", "report", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    mapped = {
+        Path(line.split(" ", 1)[1]).name for line in done.stdout.splitlines() if line.startswith("plugin ")
+    }
+    built = json.loads((machine_build.folder / "build.json").read_text())["backends"]
+    for name in built:
+        assert f"libggml-{name}.so" in mapped, (name, mapped)
+        notes[name]["self-locating"] = "found"
+
+
+def _rows(path: Path) -> list[array[float]]:
+    data = array("f", path.read_bytes())
+    size = len(data) // TOKENS
+    return [data[i * size : (i + 1) * size] for i in range(TOKENS)]
+
+
+def _distance(a: array[float], b: array[float]) -> float:
+    """Return how far apart two rows of logits are: root mean square, in standard deviations of the first."""
+    mean = sum(a) / len(a)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in a) / len(a))
+    return math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a)) / spread
