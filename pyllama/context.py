@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import rpc
 from .errors import ContextError, DecodeError
 from .native import log
 from .native.handle import Handle
@@ -70,10 +71,14 @@ class Context(Handle):
             with log.collected() as lines:
                 ptr = library.raw.llama_init_from_model(model.ptr, params)
                 words = lines()
+            lost = rpc.failure(model.rpc_endpoints)
+            if lost and ptr != library.ffi.NULL:
+                library.raw.llama_free(ptr)
+                ptr = library.ffi.NULL
             if ptr != library.ffi.NULL:
                 super().__init__(ptr, library.raw.llama_free, parent=model)
         if ptr == library.ffi.NULL:
-            reason = words or "llama.cpp gave no reason"
+            reason = lost or words or "llama.cpp gave no reason"
             raise ContextError(
                 f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max} could be made: {reason}"
             )
@@ -125,6 +130,8 @@ class Context(Handle):
                 log.raise_pending()
                 if code != 0:
                     raise self._decode_error(code, len(part), mark)
+            if self.model.rpc_endpoints:
+                self._check_servers(len(tokens))
 
     @property
     def clears(self) -> int:
@@ -138,12 +145,19 @@ class Context(Handle):
             self._clears += 1
             raw.llama_memory_clear(raw.llama_get_memory(self.ptr), True)
 
+    def _check_servers(self, n: int) -> None:
+        """Raise DecodeError when a server was lost: what was read from it is zeros, and no code says so."""
+        self._library.raw.llama_synchronize(self.ptr)
+        lost = rpc.failure(self.model.rpc_endpoints)
+        if lost:
+            raise DecodeError(f"{n} tokens could not be decoded: {lost}", -1)
+
     def _decode_error(self, code: int, n: int, mark: int) -> DecodeError:
         ffi = self._library.ffi
         buffer = ffi.new("char[]", 4096)
         size = self._library.raw.pyllama_log_since(mark, buffer, 4096)
         last = ffi.unpack(buffer, size).decode("utf-8", "replace").replace("\n", "; ")
-        words = _WORDS.get(code, "the backend failed")
+        words = rpc.failure(self.model.rpc_endpoints) or _WORDS.get(code, "the backend failed")
         return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)
 
     def __repr__(self) -> str:

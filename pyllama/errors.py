@@ -59,5 +59,9 @@ class DecodeError(ContextError):
         self.code = code
 
 
+class RpcError(Error):
+    """A server of another machine cannot be reached, does not understand us, or cannot be started."""
+
+
 class ClosedError(Error):
     """A handle was used after it had been closed."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import rpc
 from .context import Context
+from .device import choose, handles
 from .errors import ModelError, UsageError
 from .native import log
 from .native.handle import Handle
-from .native.loader import load
+from .native.loader import Library, load
 from .vocab import Vocab
 
 _MAGIC = b"GGUF"
@@ -22,12 +24,17 @@ class Model(Handle):
     """A GGUF model in memory.
 
     `path` is the file (of a split model: the first part). `gpu_layers` is the number of
-    layers to put on devices, -1 for all. `mmap` maps the file instead of reading it; None
-    leaves the choice to llama.cpp. `progress` is called with a fraction 0…1 and stops
+    layers to put on devices, -1 for all. `devices` names those, in order (`pyllama.devices()` lists
+    them); None takes every one that is like a GPU, `["CPU"]` or `[]` none. `tensor_split` says which
+    share each of them gets, as numbers in any unit; `split_mode` is `none`, `layer`, `row` or what
+    else the pin has, and `main_gpu` the number of the device that `none` takes.
+
+    `mmap` maps the file instead of reading it; None leaves the choice to llama.cpp. `progress` is called with a fraction 0…1 and stops
     the loading by returning False. Further keywords set fields of `llama_model_params` by
     name.
 
-    Raises ModelError, with llama.cpp's own last words, when the file cannot be loaded.
+    Raises ModelError, with llama.cpp's own last words, when the file cannot be loaded, UsageError
+    for devices that cannot be used like that.
     """
 
     def __init__(
@@ -35,6 +42,9 @@ class Model(Handle):
         path: str | os.PathLike[str],
         *,
         gpu_layers: int = -1,
+        devices: Sequence[str] | None = None,
+        tensor_split: Sequence[float] | None = None,
+        split_mode: str | int | None = None,
         mmap: bool | None = None,
         vocab_only: bool = False,
         progress: Callable[[float], bool | None] | None = None,
@@ -50,6 +60,10 @@ class Model(Handle):
         if mmap is not None:
             _set_mmap(library.raw, params, mmap)
         params.vocab_only = vocab_only
+        chosen = None if devices is None else choose(devices)
+        # What C reads has to live until the model is loaded.
+        kept = _place(library, params, chosen, tensor_split, split_mode)
+        self.rpc_endpoints = rpc.endpoints_of(handles() if chosen is None else chosen)
         set_fields(library.ffi, params, fields)
         call = _Progress(progress) if progress is not None else None
         if call is not None:
@@ -60,13 +74,18 @@ class Model(Handle):
         with log.collected() as lines:
             ptr = library.raw.llama_model_load_from_file(os.fsencode(self.path), params)
             words = lines()
+        del kept
         if call is not None and call.error is not None:
             if ptr != library.ffi.NULL:
                 library.raw.llama_model_free(ptr)
             raise call.error
-        if ptr == library.ffi.NULL:
-            raise ModelError(f"{self.path} cannot be loaded: {words or 'the loading was stopped'}")
+        lost = rpc.failure(self.rpc_endpoints)
+        if lost and ptr != library.ffi.NULL:  # llama.cpp did not notice that nothing arrived
+            library.raw.llama_model_free(ptr)
+        if lost or ptr == library.ffi.NULL:
+            raise ModelError(f"{self.path} cannot be loaded: {lost or words or 'the loading was stopped'}")
         super().__init__(ptr, library.raw.llama_model_free)
+        rpc.remember(self, self.rpc_endpoints)
         self.vocab_only = vocab_only
         self._pieces: dict[tuple[int, bool], bytes] = {}
         log.raise_pending()
@@ -139,6 +158,55 @@ def set_fields(ffi: Any, params: Any, fields: dict[str, Any]) -> None:
             setattr(params, name, value)
         except OverflowError as error:
             raise UsageError(f"{name}={value} is out of range: {error}") from None
+
+
+def _place(
+    library: Library,
+    params: Any,
+    devices: Sequence[Any] | None,
+    tensor_split: Sequence[float] | None,
+    split_mode: str | int | None,
+) -> list[Any]:
+    """Set where layers go; return the arrays that the struct points to.
+
+    Raises UsageError for shares or a mode that cannot be.
+    """
+    ffi, raw = library.ffi, library.raw
+    kept = []
+    if devices is not None:
+        array = ffi.new("ggml_backend_dev_t[]", [*devices, ffi.NULL])
+        params.devices = array
+        kept.append(array)
+    if tensor_split is not None:
+        most = int(raw.llama_max_devices())
+        if (
+            len(tensor_split) > most
+            or not all(share >= 0 for share in tensor_split)
+            or not sum(tensor_split) > 0
+        ):
+            raise UsageError(
+                f"tensor_split={list(tensor_split)} is no split: give at most {most} shares that are not "
+                "negative, one of them above 0"
+            )
+        shares = ffi.new("float[]", [*tensor_split, *[0.0] * (most - len(tensor_split))])
+        params.tensor_split = shares
+        kept.append(shares)
+    if split_mode is not None:
+        params.split_mode = _split_mode(raw, split_mode)
+    return kept
+
+
+def _split_mode(raw: Any, mode: str | int) -> int:
+    prefix = "LLAMA_SPLIT_MODE_"
+    modes = {
+        name.removeprefix(prefix).lower(): int(getattr(raw, name))
+        for name in dir(raw)
+        if name.startswith(prefix)
+    }
+    found = modes.get(mode.lower()) if isinstance(mode, str) else mode
+    if found is None or found not in modes.values():
+        raise UsageError(f"split_mode={mode!r} is not one of {', '.join(modes)}")
+    return found
 
 
 def _set_mmap(raw: Any, params: Any, mmap: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..builder.commands import add_commands, run_command
-from . import devices, info, run
+from . import devices, info, rpc_server, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"pyllama {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_commands(commands)
-    for module in (info, devices, run):
+    for module in (info, devices, run, rpc_server):
         module.add_command(commands)
     return top
 

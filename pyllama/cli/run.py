@@ -22,6 +22,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--seed", type=int, help="seed of the random choice")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all there are)")
     parser.add_argument("--gpu-layers", type=int, default=-1, help="layers on devices (default: all)")
+    parser.add_argument("--device", metavar="D,…", help="the devices to put layers on; CPU alone for none")
+    parser.add_argument(
+        "--rpc", metavar="HOST:PORT,…", help="use the devices of these `pyllama rpc-server`s too"
+    )
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of text")
     parser.set_defaults(run=_run)
 
@@ -35,8 +39,13 @@ def _run(args: argparse.Namespace) -> int:
     params = SamplerParams(temperature=args.temp, seed=args.seed)
     if args.max_tokens < 0:
         raise UsageError(f"-n {args.max_tokens} has to be at least 0")
+    devices = None if args.device is None else _names(args.device)
+    if args.rpc is not None:
+        from ..rpc import connect
+
+        connect(*_names(args.rpc))
     path = args.model if args.model is not None else _default_model(quiet=args.json)
-    with Model(path, gpu_layers=args.gpu_layers) as model:
+    with Model(path, gpu_layers=args.gpu_layers, devices=devices) as model:
         tokens = model.tokenize(args.prompt)
         size = fitting_size(model, len(tokens), args.max_tokens)
         with model.context(n_ctx=size, threads=args.threads) as context:
@@ -59,6 +68,10 @@ def _run(args: argparse.Namespace) -> int:
                 print(piece.text, end="", flush=True)
             print()
     return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _default_model(quiet: bool) -> Path:
