@@ -13,7 +13,7 @@ from . import errors
 from .errors import Error
 
 if TYPE_CHECKING:
-    from . import lib
+    from . import lib, rpc
     from .context import Context
     from .device import Device, devices
     from .generation import Generation, Piece, generate, stream
@@ -59,13 +59,14 @@ __all__ = [
     "ffi",
     "generate",
     "lib",
+    "rpc",
     "stream",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "lib":
-        return importlib.import_module(".lib", __name__)
+    if name in ("lib", "rpc"):
+        return importlib.import_module(f".{name}", __name__)
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -153,11 +153,14 @@ class Context(Handle):
             raise DecodeError(f"{n} tokens could not be decoded: {lost}", -1)
 
     def _decode_error(self, code: int, n: int, mark: int) -> DecodeError:
+        lost = rpc.failure(self.model.rpc_endpoints)
+        if lost:
+            return DecodeError(f"{n} tokens could not be decoded (code {code}): {lost}", code)
         ffi = self._library.ffi
         buffer = ffi.new("char[]", 4096)
         size = self._library.raw.pyllama_log_since(mark, buffer, 4096)
         last = ffi.unpack(buffer, size).decode("utf-8", "replace").replace("\n", "; ")
-        words = rpc.failure(self.model.rpc_endpoints) or _WORDS.get(code, "the backend failed")
+        words = _WORDS.get(code, "the backend failed")
         return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)
 
     def __repr__(self) -> str:

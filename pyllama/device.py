@@ -79,7 +79,7 @@ def choose(names: Sequence[str]) -> list[Any]:
     hosts = [name for name, handle in chosen.items() if _is(raw, handle, "CPU")]
     if hosts and len(chosen) > 1:
         raise UsageError(
-            f"{hosts[0]} stands beside other devices: leave it out (it computes what they do not), or name it alone"
+            f"{hosts[0]} stands beside other devices: leave it out (it computes the rest), or name it alone"
         )
     for name, handle in chosen.items():
         if _is(raw, handle, "ACCEL"):

@@ -29,9 +29,9 @@ class Model(Handle):
     share each of them gets, as numbers in any unit; `split_mode` is `none`, `layer`, `row` or what
     else the pin has, and `main_gpu` the number of the device that `none` takes.
 
-    `mmap` maps the file instead of reading it; None leaves the choice to llama.cpp. `progress` is called with a fraction 0…1 and stops
-    the loading by returning False. Further keywords set fields of `llama_model_params` by
-    name.
+    `mmap` maps the file instead of reading it; None leaves the choice to llama.cpp. `progress` is
+    called with a fraction 0…1 and stops the loading by returning False. Further keywords set
+    fields of `llama_model_params` by name.
 
     Raises ModelError, with llama.cpp's own last words, when the file cannot be loaded, UsageError
     for devices that cannot be used like that.

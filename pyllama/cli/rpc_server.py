@@ -80,7 +80,7 @@ def check_address(host: str, *, public: bool) -> str:
         literal: ipaddress.IPv4Address | ipaddress.IPv6Address | None = ipaddress.ip_address(host)
     except ValueError:
         literal = None
-    refusal = f"--host {host} can be reached from other machines, and {_WARNING}; --allow-public insists"
+    refusal = f"--host {host} is open to other machines, while {_WARNING} (--allow-public insists)"
     if isinstance(literal, ipaddress.IPv6Address):
         if not literal.is_loopback and not public:
             raise UsageError(refusal)

@@ -88,6 +88,7 @@ def test_the_patches_in_it_turn_upstream_into_the_tree_that_it_names(
     assert [one["diff"]["url"].partition("-")[2] for one in patches] == [
         "view-copy.patch",
         "self-locating.patch",
+        "rpc-errors.patch",
     ]
     for patch in patches:
         diff = patch["diff"]["text"]["content"].encode()

@@ -39,7 +39,7 @@ static bool ggml_rpc_errors_plausible(enum rpc_cmd cmd, const void * output, siz
     switch (cmd) {
         case RPC_CMD_GET_ALIGNMENT:   return value != 0 && (value & (value - 1)) == 0 && value <= (1ull << 30);
         case RPC_CMD_GET_MAX_SIZE:    return value != 0;
-        case RPC_CMD_BUFFER_GET_BASE: return value != 0;
+        case RPC_CMD_BUFFER_GET_BASE: return value != 0 && value <= SIZE_MAX / 4;
         case RPC_CMD_GET_ALLOC_SIZE:  return value <= SIZE_MAX / 4;
         default:                      return true;
     }
