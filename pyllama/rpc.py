@@ -74,7 +74,7 @@ def connect(*endpoints: str, timeout: float = 5.0) -> list[Device]:
             added = _register(library, endpoint)
             words = lines()
         if not added:
-            raise RpcError(f"{endpoint} offers no device: {words or 'look at the log of the server'}")
+            raise RpcError(f"{endpoint} offers no device: {words or 'it hung up, or answered nonsense'}")
         found += [describe(library.ffi, library.raw, handle) for handle in added]
     return found
 

@@ -157,11 +157,14 @@ class FaultyProxy:
         self.struck = False
 
     def serve(self, client: socket.socket) -> None:
+        """Pass on one connection."""
         self.connections += 1
         probing = self.connections == 1
-        with socket.create_connection((self.server.host, self.server.port)) as server:
-            back = threading.Thread(target=_quietly_pump, args=(server, client), daemon=True)
-            started = False
+        garble = threading.Event()
+        with ExitStack() as stack:
+            server = stack.enter_context(socket.create_connection((self.server.host, self.server.port)))
+            stack.callback(_hang_up, server)  # close alone waits for the thread that reads from it
+            threading.Thread(target=_answers, args=(server, client, garble), daemon=True).start()
             while True:
                 header = read(client, 9)
                 command, size = struct.unpack("<BQ", header)
@@ -172,27 +175,20 @@ class FaultyProxy:
                         client.sendall(bytes(range(1, 65)))
                     if self.how != "garbled":
                         return
-                    server.sendall(header + payload)
-                    answer = read(server, 8)
-                    (length,) = struct.unpack("<Q", answer)
-                    read(server, length)
-                    client.sendall(answer + b"\xff" * length)
-                    continue
+                    garble.set()  # what was asked before is answered: a client waits for each answer
                 server.sendall(header + payload)
-                if self.how != "garbled":
-                    if not started:
-                        back.start()
-                        started = True
-                elif command in _ANSWERED:
-                    answer = read(server, 8)
-                    client.sendall(answer + read(server, struct.unpack("<Q", answer)[0]))
 
 
-_ANSWERED = {0, 1, 2, 3, 7, 8, 9, 11, 13, 14, 15}  # at 2026-10
+def _answers(server: socket.socket, client: socket.socket, garble: threading.Event) -> None:
+    with suppress(OSError, EOFError):
+        while True:
+            header = read(server, 8)
+            answer = read(server, struct.unpack("<Q", header)[0])
+            client.sendall(header + (b"\xff" * len(answer) if garble.is_set() else answer))
+            garble.clear()
+    _hang_up(client)
 
 
-def _quietly_pump(source: socket.socket, sink: socket.socket) -> None:
+def _hang_up(connection: socket.socket) -> None:
     with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)

@@ -15,7 +15,7 @@
 static void ggml_rpc_errors_stand_in(enum rpc_cmd cmd, void * output, size_t output_size) {
     uint64_t value = 0;
     switch (cmd) {
-        case RPC_CMD_GET_ALIGNMENT:   value = 4096;       break;
+        case RPC_CMD_GET_ALIGNMENT:   value = 64;         break;
         case RPC_CMD_GET_MAX_SIZE:    value = SIZE_MAX;   break;
         case RPC_CMD_BUFFER_GET_BASE: value = 1ull << 32; break; // an address: never read, as no RPC buffer is on the host
         default: break;
@@ -37,6 +37,11 @@ static bool ggml_rpc_errors_plausible(enum rpc_cmd cmd, const void * output, siz
         return value <= 1024;
     }
     switch (cmd) {
+        case RPC_CMD_ALLOC_BUFFER: { // address and size
+            uint64_t size;
+            memcpy(&size, (const char *) output + sizeof(value), sizeof(size));
+            return size <= SIZE_MAX / 4;
+        }
         case RPC_CMD_GET_ALIGNMENT:   return value != 0 && (value & (value - 1)) == 0 && value <= (1ull << 30);
         case RPC_CMD_GET_MAX_SIZE:    return value != 0;
         case RPC_CMD_BUFFER_GET_BASE: return value != 0 && value <= SIZE_MAX / 4;
