@@ -160,6 +160,23 @@ print(json.dumps({**told, "all": names}))
     assert found["both"] == found["first"]
 
 
+# Where the fault must be noticed; None where all goes well: nobody needs the answer, or a new connection
+# gets it. A maximal size of all ones is one.
+_NOTICED = {
+    "ALLOC_BUFFER": "ModelError",
+    "GET_ALIGNMENT": "ModelError",
+    "GET_MAX_SIZE": "ModelError",
+    "BUFFER_GET_BASE": "ModelError",
+    "FREE_BUFFER": None,
+    "SET_TENSOR": "ModelError",
+    "GET_TENSOR": "DecodeError",
+    "GRAPH_COMPUTE": "DecodeError",
+    "GET_DEVICE_MEMORY": None,
+    "INIT_TENSOR": "ModelError",
+    "GET_ALLOC_SIZE": "ModelError",
+    "HELLO": "RpcError",
+    "DEVICE_COUNT": "RpcError",
+}
 # Those whose answer is a value that ggml relies on.
 _GARBLED = (
     "ALLOC_BUFFER",
@@ -179,4 +196,16 @@ def test_every_command(command: str, how: str, child: Any, rpc_build: TestBuild)
         with listening(proxy.serve) as endpoint:
             done = child(_VICTIM, endpoint, "0", "never", check=False, PYLLAMA_BUILD=str(rpc_build.folder))
     found = told(done)
-    print(command, how, proxy.struck, found)
+    if command == "DEVICE_COUNT" and rpc_build.pin == "2025-08":
+        assert not proxy.struck  # the protocol has no such command yet
+        return
+    assert proxy.struck
+    expected = None if (command, how) == ("GET_MAX_SIZE", "garbled") else _NOTICED[command]
+    if command == "HELLO" and rpc_build.pin == "2025-08":
+        expected = "ModelError"  # nothing is asked before
+    if expected is None:
+        assert found == {"done": ["load", "context", "decode"], "again": []}
+    else:
+        kind, words = found["error"]
+        assert kind == expected and endpoint in words
+        assert found["done"] == (["load", "context"] if kind == "DecodeError" else [])
