@@ -52,6 +52,21 @@ def environment(build: TestBuild, **env: str) -> dict[str, str]:
     return {**os.environ, "GGML_NO_BACKTRACE": "1", **words, **env}
 
 
+def run_python(
+    build: TestBuild, model: Path, code: str, *args: str | Path, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a snippet that finds `pyllama`, `json`, `sys` and `MODEL`; any exit code is allowed."""
+    words = [sys.executable, "-c", f"import json, sys, pyllama\nMODEL = {str(model)!r}\n{code}"]
+    return subprocess.run(
+        [*words, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=environment(build, **env),
+        timeout=300,
+        check=False,
+    )
+
+
 class Server:
     """One `pyllama rpc-server` on a port of its own."""
 

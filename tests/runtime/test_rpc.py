@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from real_builds import TestBuild
-from rpc_servers import listening, read, rpc_build_of, servers
+from rpc_servers import listening, read, rpc_build_of, run_python, servers
 
 pytestmark = pytest.mark.matrix
 
@@ -37,9 +37,9 @@ def rpc_build(pin: str | None) -> TestBuild:
 
 
 @pytest.fixture(scope="module")
-def rpc_child(child: Any, rpc_build: TestBuild) -> Any:
+def rpc_child(rpc_build: TestBuild, test_model: Path) -> Any:
     def run(code: str, *args: str | Path) -> Any:
-        done = child(code, *args, check=False, PYLLAMA_BUILD=str(rpc_build.folder))
+        done = run_python(rpc_build, test_model, code, *args)
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1])
 

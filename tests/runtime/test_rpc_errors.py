@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from real_builds import TestBuild
-from rpc_servers import COMMANDS, FaultyProxy, listening, rpc_build_of, servers
+from rpc_servers import COMMANDS, FaultyProxy, listening, rpc_build_of, run_python, servers
 
 pytestmark = pytest.mark.matrix
+
+Child = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # Loads, reads a prompt and generates; the server is killed on the way. Then everything is freed.
 _VICTIM = """
@@ -69,6 +75,12 @@ def rpc_build(pin: str | None) -> TestBuild:
 
 
 @pytest.fixture(scope="module")
+def child(rpc_build: TestBuild, test_model: Path) -> Child:
+    """Not that of conftest.py, whose build has no rpc."""
+    return partial(run_python, rpc_build, test_model)
+
+
+@pytest.fixture(scope="module")
 def stock_rpc_build(pin: str | None) -> TestBuild:
     return rpc_build_of(pin, "none")
 
@@ -80,11 +92,10 @@ def told(done: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("when", ["load", "prompt", "generate"])
-def test_stock_ends_the_process(when: str, child: Any, stock_rpc_build: TestBuild) -> None:
+def test_stock_ends_the_process(when: str, child: Child, stock_rpc_build: TestBuild) -> None:
     with servers(stock_rpc_build, 1, "--threads", "1") as (server,):
         done = child(
             *(_VICTIM, server.endpoint, str(server.pid), when),
-            check=False,
             PYLLAMA_BUILD=str(stock_rpc_build.folder),
         )
     assert done.returncode == -signal.SIGABRT
@@ -92,14 +103,9 @@ def test_stock_ends_the_process(when: str, child: Any, stock_rpc_build: TestBuil
 
 
 @pytest.mark.parametrize("when", ["load", "prompt", "generate"])
-def test_killed_server(when: str, child: Any, rpc_build: TestBuild) -> None:
+def test_killed_server(when: str, child: Child, rpc_build: TestBuild) -> None:
     with servers(rpc_build, 2, "--threads", "1") as (victim, other):
-        found = told(
-            child(
-                *(_VICTIM, victim.endpoint, str(victim.pid), when, other.endpoint),
-                PYLLAMA_BUILD=str(rpc_build.folder),
-            )
-        )
+        found = told(child(_VICTIM, victim.endpoint, str(victim.pid), when, other.endpoint))
     kind, words = found["error"]
     assert f"RPC server {victim.endpoint}: " in words and words.endswith("load the model anew")
     if when == "load":
@@ -110,7 +116,7 @@ def test_killed_server(when: str, child: Any, rpc_build: TestBuild) -> None:
     assert found["fresh"].startswith(" Paris")
 
 
-def test_one_of_two_servers_and_its_successor(child: Any, rpc_build: TestBuild) -> None:
+def test_one_of_two_servers_and_its_successor(child: Child, rpc_build: TestBuild) -> None:
     code = """
 import os, signal, subprocess
 ours, pid = sys.argv[1:3], int(sys.argv[3])
@@ -146,18 +152,45 @@ finally:
 print(json.dumps({**told, "all": names}))
 """
     with servers(rpc_build, 2, "--threads", "1") as (first, second):
-        found = told(
-            child(
-                *(code, first.endpoint, second.endpoint, str(second.pid)),
-                PYLLAMA_BUILD=str(rpc_build.folder),
-            )
-        )
+        found = told(child(code, first.endpoint, second.endpoint, str(second.pid)))
     kinds = [kind for kind, _ in found["errors"]]
     assert kinds == ["DecodeError", "RpcError", "ModelError"], found
     assert all(second.endpoint in words and first.endpoint not in words for _, words in found["errors"])
     assert found["names"] == found["all"][1:]
     assert found["first"].startswith(" Paris")
     assert found["both"] == found["first"]
+
+
+def test_no_sigpipe(child: Child, rpc_build: TestBuild) -> None:
+    """A program that is not Python has it at its default, which ends the process."""
+    code = "import signal\nsignal.signal(signal.SIGPIPE, signal.SIG_DFL)\n" + _VICTIM
+    with servers(rpc_build, 1, "--threads", "1") as (server,):
+        done = child(code, server.endpoint, str(server.pid), "generate")
+    assert told(done)["error"][0] == "DecodeError"
+
+
+def test_signals_do_not_break_a_connection(child: Child, rpc_build: TestBuild) -> None:
+    """They interrupt system calls, which upstream takes for a lost connection."""
+    code = """
+import signal
+seen = 0
+def tick(*_):
+    global seen
+    seen += 1
+signal.signal(signal.SIGALRM, tick)
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+(device,) = pyllama.rpc.connect(sys.argv[1])
+with pyllama.Model(MODEL, devices=[device.name]) as model:
+    text = pyllama.generate(model, "The capital of France is", max_tokens=32, temperature=0).text
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(json.dumps([seen, text]))
+"""
+    with servers(rpc_build, 1, "--threads", "1") as (server,):
+        done = child(code, server.endpoint)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    seen, text = json.loads(done.stdout.splitlines()[-1])
+    assert seen > 10
+    assert text.startswith(" Paris")
 
 
 # Where the fault must be noticed; None where all goes well: nobody needs the answer, or a new connection
@@ -190,11 +223,11 @@ _FAULTS = [(command, how) for how in ("close", "noise") for command in COMMANDS]
 
 
 @pytest.mark.parametrize(("command", "how"), [*_FAULTS, *((command, "garbled") for command in _GARBLED)])
-def test_every_command(command: str, how: str, child: Any, rpc_build: TestBuild) -> None:
+def test_every_command(command: str, how: str, child: Child, rpc_build: TestBuild) -> None:
     with servers(rpc_build, 1, "--threads", "1") as (server,):
         proxy = FaultyProxy(server, COMMANDS[command], how)
         with listening(proxy.serve) as endpoint:
-            done = child(_VICTIM, endpoint, "0", "never", check=False, PYLLAMA_BUILD=str(rpc_build.folder))
+            done = child(_VICTIM, endpoint, "0", "never")
     found = told(done)
     if command == "DEVICE_COUNT" and rpc_build.pin == "2025-08":
         assert not proxy.struck  # the protocol has no such command yet
