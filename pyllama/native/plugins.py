@@ -1,29 +1,125 @@
-"""The plug-ins that a build has beside its CPU's."""
+"""The plug-ins beside the CPU's: those of the build, and those of installed backend-only distributions.
+
+A distribution such as `pyllama-cffi-rpc` holds one plug-in and says so by an entry point. It fits the
+build that is installed, so where `PYLLAMA_BUILD` names another one, only what that build holds counts.
+A backend that the build holds itself is never taken from a distribution.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from ..errors import LoadError
 from .installed import BuildInfo
+
+GROUP = "pyllama.backends"
+"""Of the entry points: the name is a backend, the value a folder with `plugin.json` and the library."""
+SCHEMA = 1
+"""Of `plugin.json`."""
+BUILD = "the build"
+_FILE = "plugin.json"
+_PREFIX = "" if sys.platform == "win32" else "lib"
+# A plug-in is a CMake MODULE, which keeps `.so` on macOS.
+_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A backend's library; `source` says where it is from."""
+    """The library of a backend."""
 
     backend: str
     path: Path
     source: str
+    """Where it is from: `BUILD`, or the name of a distribution."""
 
 
 def find(build: BuildInfo) -> tuple[Plugin, ...]:
-    """Return the plug-ins of the build."""
-    prefix = "" if sys.platform == "win32" else "lib"
-    suffix = ".dll" if sys.platform == "win32" else ".so"
-    return tuple(
-        Plugin(name.removeprefix("ggml-"), build.lib_dir / f"{prefix}{name}{suffix}", "the build")
-        for name in build.plugins
-        if not name.startswith("ggml-cpu")
+    """Return the plug-ins that a build can use beside its CPU's, one for each backend, its own first.
+
+    Loads no library. Raises LoadError for a distribution that is damaged, and for two of the same backend.
+    """
+    found = {plugin.backend: plugin for plugin in _own(build)}
+    if not os.environ.get("PYLLAMA_BUILD"):
+        own = frozenset(found)
+        for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+            if entry.name in own:
+                continue
+            plugin = _distributed(entry)
+            other = found.setdefault(plugin.backend, plugin)
+            if other is not plugin:
+                raise LoadError(
+                    f"the distributions {other.source} and {plugin.source} both bring the backend "
+                    f"{plugin.backend}: run `pip uninstall` for one of them"
+                )
+    return tuple(found.values())
+
+
+def mismatch(plugin: Plugin, build: BuildInfo) -> str | None:
+    """Say in one sentence why a plug-in does not fit a build, and the cure; None when it does.
+
+    Raises LoadError when the `plugin.json` of a distribution is damaged.
+    """
+    if plugin.source == BUILD:
+        return None
+    said = _described(plugin.path.parent, plugin.source)["identity"]
+    if (said["pin"], said["key"]) == (build.pin, build.key):
+        return None
+    return (
+        f"{plugin.source} is of pin {said['pin']} ({said['key'][:12]}), pyllama-cffi is of pin {build.pin} "
+        f"({build.key[:12]}), and they work together only when they come from one build: run "
+        f"`pip install --force-reinstall --no-deps {plugin.source}` with the same source as pyllama-cffi's, "
+        f"or `pip uninstall {plugin.source}`"
+    )
+
+
+def _own(build: BuildInfo) -> list[Plugin]:
+    names = [name for name in build.plugins if not name.startswith("ggml-cpu")]
+    return [
+        Plugin(name.removeprefix("ggml-"), build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}", BUILD)
+        for name in names
+    ]
+
+
+def _distributed(entry: metadata.EntryPoint) -> Plugin:
+    # Without a distribution's metadata there is no entry point; a name is missing where they are damaged.
+    source = (entry.dist.metadata["Name"] if entry.dist else None) or entry.module.replace("_", "-")
+    try:
+        folder = Path(entry.load())
+    except Exception as error:  # whatever its code raises
+        raise _broken(source, f"{entry.value} cannot be imported: {error}") from error
+    table = _described(folder, source)
+    if table["backend"] != entry.name:
+        raise _broken(source, f"it brings the backend {table['backend']}, not {entry.name}")
+    path = folder / table["library"]
+    if path.parent != folder or not path.is_file():
+        raise _broken(source, f"{path} is missing")
+    return Plugin(entry.name, path, source)
+
+
+def _described(folder: Path, source: str) -> dict[str, Any]:
+    """Return `plugin.json`, with `identity` read."""
+    path = folder / _FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if table["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {table['schema']!r}, not {SCHEMA}")
+        identity = json.loads(table["identity"])
+        texts = (table["backend"], table["library"], identity["pin"], identity["key"])
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("texts are missing")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _broken(source, f"{path} cannot be read: {error}") from error
+    return {**table, "identity": identity}
+
+
+def _broken(source: str, reason: str) -> LoadError:
+    return LoadError(
+        f"the distribution {source} is damaged ({reason}): run `pip install --force-reinstall --no-deps "
+        f"{source}` or `pip uninstall {source}`"
     )

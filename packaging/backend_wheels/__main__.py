@@ -1,0 +1,78 @@
+"""Make wheels out of one build: the core with its CPU plug-ins, and one for each other backend.
+
+`python -m backend_wheels [BACKEND …]`, in the checkout. The folder for the wheels then holds this set and
+no older wheel of pyllama.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pyllama.builder import build, finished
+from pyllama.builder.commands import run_command
+from pyllama.builder.commands.arguments import add_choice, paths_of, wanted
+from pyllama.builder.plan import make_plan
+from pyllama.builder.progress import Reporter
+
+from .cut import plugins_of
+from .project import CORE, version, write_core, write_plugin
+from .wheels import Wheel, Workshop, environment
+
+DEFAULT = ("cpu", "rpc")
+
+
+def main() -> int:
+    """Run the command and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m backend_wheels", description=__doc__)
+    parser.add_argument("backends", nargs="*", metavar="BACKEND", help=f"default: {' '.join(DEFAULT)}")
+    add_choice(parser)
+    parser.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR", help="default: dist")
+    parser.set_defaults(run=_make)
+    return run_command(parser.parse_args())
+
+
+def _make(args: argparse.Namespace) -> int:
+    paths, reporter, of = paths_of(args), Reporter(), version()
+    plan = make_plan(paths, pin=args.pin, wanted=wanted(args), backends=args.backends or list(DEFAULT))
+    done = build.build(paths, plan, reporter)
+    epoch = int(datetime.fromisoformat(plan.pin.date).replace(tzinfo=timezone.utc).timestamp())
+    made = []
+    with tempfile.TemporaryDirectory(prefix="pyllama-wheels-") as scratch:
+        folder = Path(scratch)
+        workshop = Workshop(folder, environment(epoch))
+        with reporter.stage("core") as stage:
+            write_core(done.folder, folder / "core")
+            made.append(workshop.core(folder / "core"))
+            stage.note = _told(made[-1])
+        for backend in plugins_of(finished.read(done.folder)):
+            with reporter.stage(backend) as stage:
+                project = folder / f"project-{backend}"
+                write_plugin(done.folder, backend, of, project)
+                made.append(workshop.plugin(project))
+                stage.note = _told(made[-1])
+        _put(made, args.out)
+    for wheel in made:
+        print(args.out / wheel.path.name)
+    return 0
+
+
+def _told(wheel: Wheel) -> str:
+    grafts = f", with {', '.join(wheel.grafted)}" if wheel.grafted else ""
+    return f"{wheel.path.name}, {wheel.path.stat().st_size / 1e6:.1f} MB{grafts}"
+
+
+def _put(made: list[Wheel], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob(f"{CORE.replace('-', '_')}*.whl"):
+        old.unlink()
+    for wheel in made:
+        shutil.copyfile(wheel.path, out / wheel.path.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

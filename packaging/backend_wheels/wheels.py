@@ -1,0 +1,99 @@
+"""From folders to wheels that auditwheel has judged and tagged. Runs pip, auditwheel and wheel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
+
+from pyllama.errors import BuildError
+
+from .project import ROOT, refresh
+
+# What a plug-in takes from the core, from a driver or from NVIDIA's packages: never in its wheel.
+FOREIGN = (
+    *("libggml-base.so", "libggml.so", "libllama.so"),
+    *("libvulkan.so.*", "libOpenCL.so.*", "libcuda.so.*"),
+    *("libcudart.so.*", "libcublas.so.*", "libcublasLt.so.*", "libnccl.so.*"),
+)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A finished wheel; `grafted` are the libraries that auditwheel put in."""
+
+    path: Path
+    grafted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where wheels are made, and the environment of the programs that make them."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    def core(self, build: Path) -> Wheel:
+        """Make the core's wheel from a folder with nothing but the core."""
+        raw = self._wheel(ROOT, f"-Ccmake.define.PYLLAMA_BUILT={build}", "-Cwheel.reproducible=true")
+        audited = self._audited(raw, ())
+        self._run("wheel", "unpack", "--dest", self._place("open"), audited.path)
+        (unpacked,) = self._place("open").iterdir()
+        refresh(unpacked / "pyllama" / "_build")
+        self._place("packed").mkdir()
+        self._run("wheel", "pack", "--dest-dir", self._place("packed"), unpacked)
+        (packed,) = self._place("packed").glob("*.whl")
+        return Wheel(packed, audited.grafted)
+
+    def plugin(self, project: Path) -> Wheel:
+        """Make a backend's wheel from its project."""
+        return self._audited(self._wheel(project), FOREIGN)
+
+    def _wheel(self, project: Path, *settings: str) -> Path:
+        out = self._place(f"raw-{project.name}")
+        options = ("--no-build-isolation", "--no-deps", "--no-index", "-q", "--disable-pip-version-check")
+        self._run("pip", "wheel", *options, *settings, "-w", out, project)
+        (wheel,) = out.glob("*.whl")
+        return wheel
+
+    def _audited(self, wheel: Path, exclude: tuple[str, ...]) -> Wheel:
+        out = self._place(f"audited-{wheel.stem}")
+        options = [word for name in exclude for word in ("--exclude", name)]
+        self._run("auditwheel", "repair", *options, "-w", out, wheel)
+        (audited,) = out.glob("*.whl")
+        inside = (PurePosixPath(name) for name in ZipFile(audited).namelist())
+        return Wheel(audited, tuple(path.name for path in inside if path.parent.suffix == ".libs"))
+
+    def _place(self, name: str) -> Path:
+        return self.folder / name
+
+    def _run(self, module: str, *arguments: str | Path) -> str:
+        """Run a Python program and return what it wrote; BuildError with its last lines when it fails."""
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=dict(self.environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            last = " | ".join(done.stdout.strip().splitlines()[-6:])
+            raise BuildError(f"{module} {arguments[0]} failed; correct what it says: {last}")
+        return done.stdout
+
+
+def environment(epoch: int) -> dict[str, str]:
+    """Return the environment for the programs: ours, the time for archives in seconds, and our programs.
+
+    `SOURCE_DATE_EPOCH` stays as it is where it is set.
+    """
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {"SOURCE_DATE_EPOCH": str(epoch), **os.environ, "PATH": programs}
