@@ -88,3 +88,17 @@ def bench_rebase(session: nox.Session) -> None:
     """The rebase report on five later revisions of upstream; writes the table in docs/rebase.md."""
     session.install("-q", *BUILDER)
     session.run("python", "benchmarks/rebase.py", *session.posargs, env={"PYTHONPATH": "."})
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Wheels of the core and of every other backend, in `dist/`: `nox -s wheel -- cpu-all rpc vulkan`."""
+    session.install("-q", *BUILDER, *nox.project.dependency_groups(PROJECT, "wheel"))
+    session.run("python", "-m", "backend_wheels", *session.posargs, env={"PYTHONPATH": "packaging"})
+
+
+@nox.session
+def wheel_tests(session: nox.Session) -> None:
+    """The wheels, made and installed where there is no checkout; compiles once more to compare bytes."""
+    session.install("-q", *BUILDER, *nox.project.dependency_groups(PROJECT, "test", "wheel"))
+    session.run("pytest", "-m", "wheels", "tests/wheels", *session.posargs, env={"PYTHONPATH": "."})

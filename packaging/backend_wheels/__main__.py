@@ -13,11 +13,12 @@ import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pyllama.builder import build, finished
+from pyllama.builder import build, finished, provenance
 from pyllama.builder.commands import run_command
 from pyllama.builder.commands.arguments import add_choice, paths_of, wanted
 from pyllama.builder.plan import make_plan
 from pyllama.builder.progress import Reporter
+from pyllama.errors import UsageError
 
 from .cut import plugins_of
 from .project import CORE, version, write_core, write_plugin
@@ -31,34 +32,53 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m backend_wheels", description=__doc__)
     parser.add_argument("backends", nargs="*", metavar="BACKEND", help=f"default: {' '.join(DEFAULT)}")
     add_choice(parser)
+    parser.add_argument("--build", type=Path, metavar="DIR", help="take this finished build, and make none")
     parser.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR", help="default: dist")
     parser.set_defaults(run=_make)
     return run_command(parser.parse_args())
 
 
 def _make(args: argparse.Namespace) -> int:
-    paths, reporter, of = paths_of(args), Reporter(), version()
-    plan = make_plan(paths, pin=args.pin, wanted=wanted(args), backends=args.backends or list(DEFAULT))
-    done = build.build(paths, plan, reporter)
-    epoch = int(datetime.fromisoformat(plan.pin.date).replace(tzinfo=timezone.utc).timestamp())
+    reporter, of = Reporter(), version()
+    built = _built(args, reporter)
+    date = datetime.fromisoformat(provenance.read(built).upstream.date).replace(tzinfo=timezone.utc)
     made = []
     with tempfile.TemporaryDirectory(prefix="pyllama-wheels-") as scratch:
         folder = Path(scratch)
-        workshop = Workshop(folder, environment(epoch))
+        workshop = Workshop(folder, environment(int(date.timestamp())))
         with reporter.stage("core") as stage:
-            write_core(done.folder, folder / "core")
+            write_core(built, folder / "core")
             made.append(workshop.core(folder / "core"))
             stage.note = _told(made[-1])
-        for backend in plugins_of(finished.read(done.folder)):
+        for backend in plugins_of(finished.read(built)):
             with reporter.stage(backend) as stage:
                 project = folder / f"project-{backend}"
-                write_plugin(done.folder, backend, of, project)
+                write_plugin(built, backend, of, project)
                 made.append(workshop.plugin(project))
                 stage.note = _told(made[-1])
         _put(made, args.out)
     for wheel in made:
+        if wheel.unlicensed:
+            reporter.say(
+                f"before you publish {wheel.path.name}, add the licences of {', '.join(wheel.unlicensed)}: "
+                "libraries of these are inside, and no text was found here"
+            )
         print(args.out / wheel.path.name)
     return 0
+
+
+def _built(args: argparse.Namespace, reporter: Reporter) -> Path:
+    """Return the finished build that the arguments name, or make the one that they describe."""
+    if args.build is None:
+        backends = args.backends or list(DEFAULT)
+        plan = make_plan(paths_of(args), pin=args.pin, wanted=wanted(args), backends=backends)
+        return build.build(paths_of(args), plan, reporter).folder
+    if args.backends or args.pin or args.series or args.none or args.all or args.features is not None:
+        raise UsageError("--build names a build, which has its pin, features and backends: leave those out")
+    folder: Path = args.build.absolute()
+    if not finished.is_complete(folder):
+        raise UsageError(f"{folder} is not a finished build: name a folder that `pyllama build` prints")
+    return folder
 
 
 def _told(wheel: Wheel) -> str:

@@ -106,8 +106,9 @@ def write_plugin(build: Path, backend: str, of: str, out: Path) -> Names:
 
 def _readme(title: str, called: Names, manifest: dict[str, Any]) -> str:
     return (
-        f"# {called.distribution}\n\n{title}. It holds one library, which pyllama finds once this is installed.\n"
-        f"It works with the {CORE} that was made from the same build:\n\n"
+        f"# {called.distribution}\n\n{title}.\n"
+        f"It holds one library, which pyllama finds once this is installed, and works with the {CORE}\n"
+        "that was made from the same build:\n\n"
         f"- pin `{manifest['pin']}`, upstream's commit `{manifest['commit']}`\n"
         f"- patched tree `{manifest['key']}`\n- build `{manifest['build_key']}`\n"
     )

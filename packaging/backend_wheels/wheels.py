@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from zipfile import ZipFile
+from pathlib import Path
 
 from pyllama.errors import BuildError
 
+from . import notices
 from .project import ROOT, refresh
 
 # What a plug-in takes from the core, from a driver or from NVIDIA's packages: never in its wheel.
@@ -24,10 +24,13 @@ FOREIGN = (
 
 @dataclass(frozen=True)
 class Wheel:
-    """A finished wheel; `grafted` are the libraries that auditwheel put in."""
+    """A finished wheel."""
 
     path: Path
     grafted: tuple[str, ...]
+    """Libraries of this system that auditwheel put in."""
+    unlicensed: tuple[str, ...]
+    """Packages of the system that these are from, and whose licence is not to be found here."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,13 @@ class Workshop:
     def core(self, build: Path) -> Wheel:
         """Make the core's wheel from a folder with nothing but the core."""
         raw = self._wheel(ROOT, f"-Ccmake.define.PYLLAMA_BUILT={build}", "-Cwheel.reproducible=true")
-        audited = self._audited(raw, ())
-        self._run("wheel", "unpack", "--dest", self._place("open"), audited.path)
-        (unpacked,) = self._place("open").iterdir()
-        refresh(unpacked / "pyllama" / "_build")
-        self._place("packed").mkdir()
-        self._run("wheel", "pack", "--dest-dir", self._place("packed"), unpacked)
-        (packed,) = self._place("packed").glob("*.whl")
-        return Wheel(packed, audited.grafted)
+        return self._finished(
+            self._audited(raw, ()), lambda unpacked: refresh(unpacked / "pyllama" / "_build")
+        )
 
     def plugin(self, project: Path) -> Wheel:
         """Make a backend's wheel from its project."""
-        return self._audited(self._wheel(project), FOREIGN)
+        return self._finished(self._audited(self._wheel(project), FOREIGN), lambda unpacked: None)
 
     def _wheel(self, project: Path, *settings: str) -> Path:
         out = self._place(f"raw-{project.name}")
@@ -60,13 +58,25 @@ class Workshop:
         (wheel,) = out.glob("*.whl")
         return wheel
 
-    def _audited(self, wheel: Path, exclude: tuple[str, ...]) -> Wheel:
+    def _audited(self, wheel: Path, exclude: tuple[str, ...]) -> Path:
         out = self._place(f"audited-{wheel.stem}")
         options = [word for name in exclude for word in ("--exclude", name)]
         self._run("auditwheel", "repair", *options, "-w", out, wheel)
         (audited,) = out.glob("*.whl")
-        inside = (PurePosixPath(name) for name in ZipFile(audited).namelist())
-        return Wheel(audited, tuple(path.name for path in inside if path.parent.suffix == ".libs"))
+        return audited
+
+    def _finished(self, audited: Path, change: Callable[[Path], None]) -> Wheel:
+        """Change a wheel that auditwheel gave, and add the licences of what it grafted."""
+        opened, packed = self._place(f"open-{audited.stem}"), self._place(f"packed-{audited.stem}")
+        self._run("wheel", "unpack", "--dest", opened, audited)
+        (unpacked,) = opened.iterdir()
+        change(unpacked)
+        unlicensed = notices.add(unpacked)
+        packed.mkdir()
+        self._run("wheel", "pack", "--dest-dir", packed, unpacked)
+        (wheel,) = packed.glob("*.whl")
+        grafted = sorted(path.name for path in unpacked.glob("*.libs/*"))
+        return Wheel(wheel, tuple(grafted), tuple(unlicensed))
 
     def _place(self, name: str) -> Path:
         return self.folder / name
