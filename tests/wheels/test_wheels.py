@@ -21,6 +21,8 @@ from pyllama.builder.verify import elf
 
 pytestmark = pytest.mark.wheels
 
+# What a wheel is made from beside the folders.
+CMAKE = ("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "THIRD_PARTY_NOTICES.md")
 # Of manylinux' policy; what else the core needs has to be inside.
 SYSTEM = re.compile(r"(lib(c|m|dl|pthread|rt|stdc\+\+|gcc_s)|ld-linux.*)\.so\.\d+")
 
@@ -58,8 +60,8 @@ def test_the_core_lists_what_is_inside_and_nothing_else(dist: Path) -> None:
     package = zipfile.ZipFile(core(dist))
     build = "pyllama/_build/"
     info = json.loads(package.read(f"{build}build.json"))
-    held = {row.filename.removeprefix(build): row.file_size for row in package.infolist()}
-    sizes = {name: held[name] for name in held if f"{build}{name}" in package.namelist()}
+    rows = (row for row in package.infolist() if row.filename.startswith(build) and not row.is_dir())
+    sizes = {row.filename.removeprefix(build): row.file_size for row in rows}
     assert info["files"] == {name: size for name, size in sizes.items() if name != "build.json"}
     libraries = {PurePosixPath(name).stem.removeprefix("lib") for name in sizes if name.startswith("lib/")}
     assert libraries == {"llama", "ggml", "ggml-base", *info["plugins"]}
@@ -143,16 +145,11 @@ def test_run_paths_start_at_the_library_and_lead_to_what_it_needs(dist: Path, tm
 
 
 def test_auditwheel_agrees_with_the_tag(dist: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "auditwheel", "show", str(core(dist))],
-        capture_output=True, text=True,  # type: ignore[call-overload]
-    )
+    command = [sys.executable, "-m", "auditwheel", "show", str(core(dist))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     tag = core(dist).stem.rpartition("-")[2]
-    assert (
-        f'"{tag}"'
-        in " ".join(done.stdout.split()).partition("consistent with the following platform tag: ")[2][:40]
-    )
+    assert f'is consistent with the following platform tag: "{tag}"' in " ".join(done.stdout.split())
 
 
 def foreign_texts() -> Iterator[bytes]:
@@ -181,11 +178,12 @@ def test_the_same_bytes_again_from_another_folder(dist: Path, tmp_path: Path) ->
 
 def test_the_same_bytes_from_a_build_made_in_another_checkout(dist: Path, tmp_path: Path) -> None:
     """Compiles everything once more: minutes. Only the sources are taken from the cache."""
-    other = tmp_path / "a checkout elsewhere"
-    ignore = shutil.ignore_patterns(
-        ".git", "build", "20*-*", "__pycache__", ".*_cache", ".venv", ".nox", "dist"
-    )
-    shutil.copytree(ROOT, other, ignore=ignore)
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    for name in ("packaging", "patches", "pyllama", "vendor/pins.toml", *CMAKE):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        (other / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, other / name)
     cache = tmp_path / "cache"
     cache.mkdir()
     shutil.copytree(cache_dir() / "objects.git", cache / "objects.git")
