@@ -87,6 +87,7 @@ def test_choice_of_features(stock_build: TestBuild, tmp_path: Path) -> None:
         ("cmake.define.PYLLAMA_PIN=1999-01", "1999-01"),
         ("cmake.define.PYLLAMA_FEATURES=no-such", "no feature 'no-such'"),
         ("cmake.define.PYLLAMA_BACKENDS=abacus", "no backend is called 'abacus'"),
+        ("cmake.define.PYLLAMA_BUILT=/no/such", "/no/such is not a finished build"),
         ("no-such-setting=1", "no-such-setting"),
     ],
 )
