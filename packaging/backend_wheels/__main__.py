@@ -18,7 +18,7 @@ from pyllama.builder.commands import run_command
 from pyllama.builder.commands.arguments import add_choice, paths_of, wanted
 from pyllama.builder.plan import make_plan
 from pyllama.builder.progress import Reporter
-from pyllama.errors import UsageError
+from pyllama.errors import BuildError, UsageError
 
 from .cut import plugins_of
 from .project import CORE, version, write_core, write_plugin
@@ -39,6 +39,8 @@ def main() -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
+    if sys.platform != "linux":
+        raise BuildError("auditwheel is for Linux: here, `pip wheel .` makes a wheel for this machine")
     reporter, of = Reporter(), version()
     built = _built(args, reporter)
     date = datetime.fromisoformat(provenance.read(built).upstream.date).replace(tzinfo=timezone.utc)

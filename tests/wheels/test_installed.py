@@ -34,6 +34,17 @@ print(json.dumps([rows, [name for name in sys.modules if name.startswith(("pylla
 """
 
 
+LOAD = """
+import json
+from pyllama.native.loader import load
+library = load()
+raw = library.raw
+rows = [raw.ggml_backend_reg_name(raw.ggml_backend_reg_get(i)) for i in range(raw.ggml_backend_reg_count())]
+names = [library.ffi.string(row).decode().lower() for row in rows]
+print(json.dumps([names, library.skipped, "ggml_backend_rpc_init" in library.missing]))
+"""
+
+
 class Environment:
     """A virtual environment in a folder of its own, and programs in it."""
 
@@ -132,6 +143,18 @@ def test_plugins_are_found_by_their_entry_points(with_plugins: Environment, dist
         assert Path(path).is_file() and wrong is None
 
 
+def test_the_loader_takes_them(with_plugins: Environment, dist: Path) -> None:
+    """Those without a device here are left out, and it says so; RPC has its devices later."""
+    names, skipped, rpc_is_missing = json.loads(with_plugins.good("python", "-c", LOAD))
+    assert {"cpu", *OTHERS} == {*names, *skipped} and "cpu" in names
+    assert set(skipped.values()) <= {"it finds no device here"}
+    if "rpc" in OTHERS:
+        assert "rpc" in names and not rpc_is_missing
+    with_plugins.pip("uninstall", "-q", "-y", *names_of(dist))
+    names, skipped, rpc_is_missing = json.loads(with_plugins.good("python", "-c", LOAD))
+    assert (names, skipped, rpc_is_missing) == (["cpu"], {}, True)
+
+
 def test_uninstalling_removes_them(with_plugins: Environment, dist: Path) -> None:
     for name in names_of(dist):
         with_plugins.pip("uninstall", "-q", "-y", name)
@@ -197,6 +220,8 @@ def test_one_of_another_pin_is_refused(with_plugins: Environment, foreign: Path,
     with_plugins.pip("check")
     (wrong,) = (row[3] for row in with_plugins.found() if row[0] == OTHERS[0])
     assert "is of pin 2025-08" in wrong and "pip install --force-reinstall" in wrong
+    names, skipped, _ = json.loads(with_plugins.good("python", "-c", LOAD))
+    assert OTHERS[0] not in names and "2025-08" in skipped[OTHERS[0]]
     with_plugins.install(dist, "--force-reinstall", "--no-deps", *names_of(dist))  # the cure that it names
     assert [row[3] for row in with_plugins.found()] == [None] * len(OTHERS)
 
