@@ -1,12 +1,13 @@
 """Which backends this process uses: those of the build and of installed plug-ins that work here.
 
 `PYLLAMA_BACKENDS` names the only ones to take, and then each must work; without it, one that does not
-is left out, with a line in the log that says why.
+is left out, with a warning that says why. An installed plug-in of another build is refused always.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def register(build: BuildInfo, load: Callable[[Path], None]) -> dict[str, str]:
         if wanted is not None and name not in wanted:
             skipped[name] = f"{VARIABLE} does not name it"
             continue
+        stranger = plugins.mismatch(plugin, build)
+        if stranger:
+            raise LoadError(stranger)
         verdict = probe.probe(plugin, build.folder)
         if not verdict.usable:
             if wanted is not None:
@@ -46,7 +50,12 @@ def register(build: BuildInfo, load: Callable[[Path], None]) -> dict[str, str]:
                     f"the backend {name}, which {VARIABLE} names, does not work: {verdict.reason}"
                 )
             skipped[name] = verdict.reason
-            logger.warning("the backend %s is not used: %s", name, verdict.reason)
+            warnings.warn(
+                f"the backend {name} ({plugin.source}) is not used: {verdict.reason}; "
+                f"`pyllama devices --explain` says more, {VARIABLE}=cpu leaves it out silently",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         elif not verdict.devices and name not in _REMOTE and wanted is None:
             skipped[name] = "it finds no device here"
             logger.info("the backend %s is not used: it finds no device here", name)

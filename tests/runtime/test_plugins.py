@@ -30,8 +30,6 @@ static void count(void) {
 void * ggml_backend_init(void) { count(); DO; return NULL; }
 """
 SHOW = """
-import logging
-logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
 try:
     print([device.name for device in pyllama.devices()])
     from pyllama.native.loader import load
@@ -90,7 +88,7 @@ def test_a_plugin_that_does_not_work_is_left_out(
     folder = make("broken", statement)
     out, err = show(folder)
     assert out.startswith("['CPU']") and reason in json.loads(out.splitlines()[1])["broken"]
-    assert "WARNING the backend broken is not used: " in err and reason in err
+    assert "RuntimeWarning: the backend broken (the build) is not used: " in err and reason in err
     out, _ = show(folder, PYLLAMA_BACKENDS="broken")
     assert out.startswith("LoadError the backend broken, ") and reason in out
 
