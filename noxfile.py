@@ -41,9 +41,10 @@ def tests(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("pin", PINS)
 def matrix(session: nox.Session, pin: str) -> None:
-    """The tests that depend on the pin, on each one."""
-    install(session, "test", pin=pin)
-    session.run("pytest", "-m", "matrix", *session.posargs, env={"PYLLAMA_TEST_PIN": pin})
+    """What depends on the pin, on each one, and on every backend of this machine; writes docs/matrix.md."""
+    install(session, "test", "bench", pin=pin)
+    session.run("pytest", "-m", "matrix or backends", *session.posargs, env={"PYLLAMA_TEST_PIN": pin})
+    session.run("python", "tests/matrix_table.py", env={"PYTHONPATH": "."})
 
 
 @nox.session
@@ -81,6 +82,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/build.py")
     session.run("python", "benchmarks/calls.py")
     session.run("python", "benchmarks/patches.py")
+    session.run("python", "benchmarks/backends.py", "--backend", "rpc")  # vulkan, where its tools are
 
 
 @nox.session

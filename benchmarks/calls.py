@@ -19,12 +19,13 @@ from pathlib import Path
 from table import Row, report
 
 import pyllama
-from pyllama.builder.fetch import archive, index
-from pyllama.builder.fetch.download import download
 from pyllama.builder.fetch.models import default_model
-from pyllama.builder.paths import Paths, locate
+from pyllama.builder.paths import locate
 from pyllama.builder.pins import load
 from pyllama.builder.progress import Reporter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from peers import llama_cpp_python
 
 CALLS = 200_000
 ROUNDS = 9
@@ -50,18 +51,6 @@ def rounds(calls: dict[str, tuple[Callable[..., object], object]]) -> dict[str, 
     return {name: statistics.median(values) for name, values in seen.items()}
 
 
-def peer_package(folder: Path, paths: Paths) -> Path:
-    """Unpack the Python files of llama-cpp-python into `folder`."""
-    source = load(paths.pins).pin(pyllama.build_info().pin).index
-    assert source is not None
-    using = index.settings()
-    found = index.find(source.project, sha256=source.sha256, version=source.version, using=using)
-    sdist = folder / found.filename
-    with using.session() as session:
-        download(found.url, sdist, sha256=source.sha256, session=session)
-    return archive.extract(sdist, folder / "peer" / "llama_cpp", subfolder="llama_cpp").parent
-
-
 def main() -> None:
     """Measure and report."""
     paths = locate()
@@ -78,7 +67,8 @@ def main() -> None:
         bare.llama_n_ctx.argtypes = [ctypes.c_void_p]
         bare.llama_n_ctx.restype = ctypes.c_uint32
         os.environ["LLAMA_CPP_LIB_PATH"] = str(lib_dir)
-        sys.path.insert(0, str(peer_package(Path(folder), paths)))
+        pin = load(paths.pins).pin(pyllama.build_info().pin)
+        sys.path.insert(0, str(llama_cpp_python(pin, Path(folder))))
         with pyllama.Model(model_path) as model, model.context(n_ctx=256) as context:
             import llama_cpp  # not before: it takes llama.cpp's log for itself and prints it
 
