@@ -198,10 +198,9 @@ def _place(
 
 def _split_mode(raw: Any, mode: str | int) -> int:
     prefix = "LLAMA_SPLIT_MODE_"
+    numbers = {name: int(getattr(raw, name)) for name in dir(raw) if name.startswith(prefix)}
     modes = {
-        name.removeprefix(prefix).lower(): int(getattr(raw, name))
-        for name in dir(raw)
-        if name.startswith(prefix)
+        name.removeprefix(prefix).lower(): numbers[name] for name in sorted(numbers, key=numbers.__getitem__)
     }
     found = modes.get(mode.lower()) if isinstance(mode, str) else mode
     if found is None or found not in modes.values():

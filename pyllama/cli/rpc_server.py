@@ -141,7 +141,7 @@ def _serves_one(library: Library) -> bool:
 def _serve(library: Library, endpoint: Endpoint, devices: list[Any], threads: int, cache: Path | None) -> int:
     from ..device import name_of
     from ..errors import RpcError
-    from ..rpc import probe
+    from ..rpc import Endpoint, probe
 
     names = ", ".join(name_of(device) for device in devices)
     told = os.dup(1)
@@ -151,11 +151,12 @@ def _serve(library: Library, endpoint: Endpoint, devices: list[Any], threads: in
     server = threading.Thread(
         target=_start, args=(library, str(endpoint), devices, threads, cache), name="rpc-server", daemon=True
     )
+    reached_at = Endpoint("127.0.0.1", endpoint.port) if endpoint.host == "0.0.0.0" else endpoint
     try:
         server.start()
         while server.is_alive():
             try:
-                probe(endpoint, timeout=5)
+                probe(reached_at, timeout=5)
                 break
             except RpcError:
                 time.sleep(_POLL)
