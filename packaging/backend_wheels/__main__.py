@@ -80,6 +80,8 @@ def _built(args: argparse.Namespace, reporter: Reporter) -> Path:
     folder: Path = args.build.absolute()
     if not finished.is_complete(folder):
         raise UsageError(f"{folder} is not a finished build: name a folder that `pyllama build` prints")
+    if finished.read(folder)["flavour"] != "release":
+        raise UsageError(f"{folder} is a build for tests: name one of the flavour release")
     return folder
 
 

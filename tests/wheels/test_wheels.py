@@ -216,13 +216,23 @@ def test_older_wheels_go_and_other_files_stay(dist: Path, tmp_path: Path) -> Non
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    refused(tmp_path, *arguments, code=code, message=message)
+
+
+def test_a_build_for_tests_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "build.json").write_text(json.dumps({"flavour": "asan", "files": {"a": 1}}))
+    refused(tmp_path, "--build", str(tmp_path), code=2, message="name one of the flavour release")
+
+
+def refused(folder: Path, *arguments: str, code: int, message: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "backend_wheels", "--out", str(tmp_path / "dist"), *arguments],
-        cwd=tmp_path,
+        [sys.executable, "-m", "backend_wheels", "--out", str(folder / "dist"), *arguments],
+        cwd=folder,
         env={**clean(), "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "packaging")))},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == code and message in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "dist").exists()
+    assert not (folder / "dist").exists()
