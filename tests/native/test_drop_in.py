@@ -28,8 +28,14 @@ model = llama_cpp.Llama(sys.argv[1], n_ctx=256, n_threads=2, seed=1, verbose=Fal
 done = model.create_completion(sys.argv[2], max_tokens=32, temperature=0)
 print(json.dumps([llama_cpp.__version__, done["choices"][0]["text"]]))
 """
+# Its defaults: no flash attention, which at 2025-08 is off everywhere.
 OURS = """
-print(json.dumps(pyllama.generate(pyllama.Model(MODEL), sys.argv[1], max_tokens=32, temperature=0).text))
+from pyllama import lib
+off = getattr(lib, "LLAMA_FLASH_ATTN_TYPE_DISABLED", None)
+context = pyllama.Model(MODEL).context(
+    n_ctx=256, n_batch=512, threads=2, **({} if off is None else {"flash_attn_type": off})
+)
+print(json.dumps(pyllama.generate(context, sys.argv[1], max_tokens=32, temperature=0).text))
 """
 
 
