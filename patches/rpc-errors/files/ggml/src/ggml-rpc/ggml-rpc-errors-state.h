@@ -33,5 +33,6 @@ public:
 int64_t ggml_rpc_errors_send(uintptr_t fd, const char * data, size_t size);
 int64_t ggml_rpc_errors_recv(uintptr_t fd, char * data, size_t size);
 
-// Lets the system find out within about half a minute that the other machine is gone without a word (power, cable).
-void ggml_rpc_errors_keep_alive(uintptr_t fd);
+// connect() that goes on after a signal and gives up after 10 seconds (on Windows: when the system does). The system is
+// asked to find out within about half a minute that the other machine is gone without a word (power, cable).
+bool ggml_rpc_errors_connect(uintptr_t fd, const void * address, size_t size);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -17,8 +18,10 @@
 #  endif
 #  include <winsock2.h>
 #else
+#  include <fcntl.h>
 #  include <netinet/in.h>
 #  include <netinet/tcp.h>
+#  include <poll.h>
 #  include <sys/socket.h>
 #endif
 
@@ -88,9 +91,13 @@ int64_t ggml_rpc_errors_recv(uintptr_t fd, char * data, size_t size) {
     return recv((SOCKET) fd, data, (int) size, 0);
 }
 
-void ggml_rpc_errors_keep_alive(uintptr_t fd) {
+bool ggml_rpc_errors_connect(uintptr_t fd, const void * address, size_t size) {
+    if (connect((SOCKET) fd, (const struct sockaddr *) address, (int) size) != 0) {
+        return false;
+    }
     BOOL on = TRUE;
     setsockopt((SOCKET) fd, SOL_SOCKET, SO_KEEPALIVE, (const char *) &on, sizeof(on));
+    return true;
 }
 
 #else
@@ -116,11 +123,34 @@ int64_t ggml_rpc_errors_recv(uintptr_t fd, char * data, size_t size) {
     return n;
 }
 
+// Whether a connect() that was begun on a non-blocking socket ends well.
+static bool becomes_connected(int fd) {
+    using clock = std::chrono::steady_clock;
+    const auto deadline = clock::now() + std::chrono::seconds(10);
+    struct pollfd waiting = { fd, POLLOUT, 0 };
+    int ready;
+    do {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - clock::now()).count();
+        ready = poll(&waiting, 1, (int) std::max<long long>(left, 0));
+    } while (ready < 0 && errno == EINTR);
+    int error = 0;
+    socklen_t size = sizeof(error);
+    return ready > 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
+}
+
 static void set(uintptr_t fd, int level, int option, int value) {
     setsockopt((int) fd, level, option, &value, sizeof(value)); // where it is refused, the system's default holds
 }
 
-void ggml_rpc_errors_keep_alive(uintptr_t fd) {
+bool ggml_rpc_errors_connect(uintptr_t fd, const void * address, size_t size) {
+    const int flags = fcntl((int) fd, F_GETFL);
+    fcntl((int) fd, F_SETFL, flags | O_NONBLOCK);
+    const bool done  = connect((int) fd, (const struct sockaddr *) address, (socklen_t) size) == 0;
+    const bool begun = done || errno == EINPROGRESS || errno == EINTR;
+    if (!begun || !(done || becomes_connected((int) fd))) {
+        return false;
+    }
+    fcntl((int) fd, F_SETFL, flags);
     set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 #ifdef SO_NOSIGPIPE
     set(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
@@ -134,6 +164,7 @@ void ggml_rpc_errors_keep_alive(uintptr_t fd) {
 #ifdef TCP_KEEPCNT
     set(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 #endif
+    return true;
 }
 
 #endif
