@@ -13,32 +13,37 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "matrix.md"
 MARKER = "<!-- Written by `nox -s matrix` from here on. -->\n"
 
 
-def render(seen: dict[str, dict[str, dict[str, str]]], features: dict[str, list[str]]) -> str:
-    """Return a table per pin; `seen` is pin → backend → column → words, `features` those of each pin."""
-    parts = []
-    for pin, rows in seen.items():
-        columns = ["built", "devices", "tokens", *features[pin]]
-        parts.append(f"## {pin}\n")
-        parts.append(f"| backend | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
-        for backend, notes in rows.items():
-            parts.append(f"| {backend} | {' | '.join(notes.get(column, '') for column in columns)} |")
-        parts.append("")
-    return "\n".join(parts)
+def render(rows: dict[str, dict[str, str]], features: list[str]) -> str:
+    """Return the table of a pin; `rows` is backend → column → words."""
+    columns = ["built", "devices", "tokens", *features]
+    lines = [f"| backend | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+    for backend, notes in rows.items():
+        lines.append(f"| {backend} | {' | '.join(notes.get(column, '') for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return what the page says of each pin."""
+    return {
+        name: body.strip() + "\n"
+        for name, _, body in (part.partition("\n") for part in text.split("\n## ")[1:])
+    }
 
 
 def main() -> None:
-    """Read all pins' files and write the page below its marker."""
+    """Read the files of all pins that were run and write the page; the others keep what they had."""
     paths = locate()
     opened = project.load(paths)
-    seen, features = {}, {}
+    head, _, old = PAGE.read_text(encoding="utf-8").partition(MARKER)
+    told = sections(old)
     for pin in opened.lock.pins:
         file = paths.build / "matrix" / f"{pin.name}.json"
         if file.is_file():
-            seen[pin.name] = json.loads(file.read_text(encoding="utf-8"))
-            features[pin.name] = [feature.name for feature in opened.select(pin, "all")]
-    where = f"Seen on {platform.system()} {platform.machine()}, without a GPU.\n\n"
-    head = PAGE.read_text(encoding="utf-8").partition(MARKER)[0]
-    PAGE.write_text(head + MARKER + "\n" + where + render(seen, features), encoding="utf-8")
+            features = [feature.name for feature in opened.select(pin, "all")]
+            table = render(json.loads(file.read_text(encoding="utf-8")), features)
+            told[pin.name] = f"Seen on {platform.system()} {platform.machine()}.\n\n{table}"
+    body = "".join(f"\n## {pin.name}\n{told[pin.name]}" for pin in opened.lock.pins if pin.name in told)
+    PAGE.write_text(f"{head}{MARKER}{body}", encoding="utf-8")
 
 
 if __name__ == "__main__":
