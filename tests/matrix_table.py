@@ -15,7 +15,7 @@ MARKER = "<!-- Written by `nox -s matrix` from here on. -->\n"
 
 def render(rows: dict[str, dict[str, str]], features: list[str]) -> str:
     """Return the table of a pin; `rows` is backend → column → words."""
-    columns = ["built", "devices", "tokens", *features]
+    columns = ["built", "devices", "tokens, F32", "tokens, Q4_1", *features]
     lines = [f"| backend | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     for backend, notes in rows.items():
         lines.append(f"| {backend} | {' | '.join(notes.get(column, '') for column in columns)} |")
