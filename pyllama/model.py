@@ -34,7 +34,7 @@ class Model(Handle):
     fields of `llama_model_params` by name.
 
     Raises ModelError, with llama.cpp's own last words, when the file cannot be loaded, UsageError
-    for devices that cannot be used like that.
+    for devices that cannot be used like that, RpcError when the server of one cannot be reached.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Model(Handle):
         # What C reads has to live until the model is loaded.
         kept = _place(library, params, chosen, tensor_split, split_mode)
         self.rpc_endpoints = rpc.endpoints_of(handles() if chosen is None else chosen)
+        rpc.require_reachable(self.rpc_endpoints)
         set_fields(library.ffi, params, fields)
         call = _Progress(progress) if progress is not None else None
         if call is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 DEFAULT_PORT = 50052
+_TIMEOUT = 5.0  # seconds
 _HELLO = 14
 _CAPABILITIES = 24  # bytes about other transports than TCP; all zero: none
 _CAPABILITIES_SINCE = 4  # major version of the protocol
@@ -53,7 +54,7 @@ def parse_endpoint(text: str) -> Endpoint:
     return Endpoint(host, int(number))
 
 
-def connect(*endpoints: str, timeout: float = 5.0) -> list[Device]:
+def connect(*endpoints: str, timeout: float = _TIMEOUT) -> list[Device]:
     """Make the devices of servers known to this process, and return them.
 
     `endpoints` are `host:port` (or `host`, with port 50052), `timeout` is in seconds and holds for each
@@ -79,7 +80,7 @@ def connect(*endpoints: str, timeout: float = 5.0) -> list[Device]:
     return found
 
 
-def probe(endpoint: Endpoint, timeout: float = 5.0) -> tuple[int, int, int]:
+def probe(endpoint: Endpoint, timeout: float = _TIMEOUT) -> tuple[int, int, int]:
     """Return the version of the protocol that a server speaks, if it is one that this build understands.
 
     On a connection of our own: upstream's client would wait without end. Raises RpcError.
@@ -115,6 +116,16 @@ def probe(endpoint: Endpoint, timeout: float = 5.0) -> tuple[int, int, int]:
             f"use the same pin on both machines (here {load().build.pin})"
         )
     return major, minor, patch
+
+
+def require_reachable(endpoints: Iterable[str]) -> None:
+    """Raise RpcError when nobody listens at an endpoint that no open model uses.
+
+    llama.cpp would leave the device out, load for long, or end the process, as the pin may be.
+    """
+    for endpoint in endpoints:
+        if not _in_use(endpoint):
+            _open(parse_endpoint(endpoint), _TIMEOUT).close()
 
 
 def _open(endpoint: Endpoint, timeout: float) -> socket.socket:
