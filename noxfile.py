@@ -48,6 +48,17 @@ def matrix(session: nox.Session, pin: str) -> None:
 
 
 @nox.session
+def cuda(session: nox.Session) -> None:
+    """CUDA with nothing of NVIDIA's but packages of the index: compile, link and load; 8 to 17 minutes."""
+    session.install("-q", *BUILDER, *PROJECT["project"]["optional-dependencies"]["cuda13"])
+    env = {"PYLLAMA_CUDA_ARCHITECTURES": session.env.get("PYLLAMA_CUDA_ARCHITECTURES", "90-real")}
+    session.run(
+        "python", "-m", "pyllama.builder", "build", "--backend", "cuda", "--export", "build/cuda", env=env
+    )
+    session.run("python", "-m", "pyllama", "devices", "--explain", env={**env, "PYLLAMA_BUILD": "build/cuda"})
+
+
+@nox.session
 def verify(session: nox.Session) -> None:
     """Contracts of the features, and the ABI: two builds with debug information, compared by abidiff."""
     session.install("-q", *BUILDER)

@@ -57,6 +57,22 @@ with open(out, "wb") as file:
         context.decode([forced[i] if forced else chosen[-1]])
 print(json.dumps(chosen))
 """
+KILLED = """
+import os, signal
+from pyllama import rpc
+model = pyllama.Model(MODEL, devices=[device.name for device in rpc.connect(sys.argv[1])])
+context = model.context(n_ctx=64)
+context.decode(model.tokenize("Once upon a time"))
+os.kill(int(sys.argv[2]), signal.SIGKILL)
+try:
+    for _ in range(8):
+        context.decode([1])
+    print("nothing happened")
+except pyllama.Error as error:
+    print(type(error).__name__, error)
+context.close()
+model.close()
+"""
 LOCAL = [row for row in backends.table().values() if row.kind in ("gpu", "accel")]
 OTHERS = [row for row in backends.table().values() if row.kind != "cpu"]
 Notes = dict[str, dict[str, str]]
@@ -141,6 +157,8 @@ def test_what_is_built_loads(
     state = states[row.name]
     notes[row.name]["built"] = "yes"
     notes[row.name]["devices"] = ", ".join(state["devices"]) or "none here"
+    if row.kind == "cpu":
+        notes[row.name].update({"tokens, F32": "the reference", "tokens, Q4_1": "the reference"})
     assert state["state"] in ("used", "no device"), state
 
 
@@ -199,6 +217,25 @@ def test_servers(
     column = f"tokens, {weights}"
     others = [notes["rpc"][column]] if column in notes["rpc"] else []
     notes["rpc"][column] = "; ".join([*others, f"{count} server{'s' * (count > 1)}: {told}"])
+
+
+def test_rpc_errors(
+    states: dict[str, Any],
+    test_model: Path,
+    child: Any,
+    environment: dict[str, str],
+    machine_build: TestBuild,
+    notes: Notes,
+) -> None:
+    """A server that is killed is an exception, and the process goes on."""
+    if states["rpc"]["state"] not in ("used", "no device"):
+        pytest.skip(states["rpc"]["advice"])
+    env = {**environment, "PYLLAMA_BACKENDS": "rpc"}
+    with servers(machine_build, 1) as (server,):
+        done = child(KILLED, server.endpoint, str(server.process.pid), **env)
+    kind, _, rest = done.stdout.partition(" ")
+    assert kind in ("RpcError", "DecodeError") and server.endpoint in rest, done.stdout
+    notes["rpc"]["rpc-errors"] = "killed server: exception"
 
 
 def agree(reference: Any, chosen: list[int], logits: Path, weights: str) -> str:
