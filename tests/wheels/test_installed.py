@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 from backend_wheels.project import version, write_plugin
 from backend_wheels.wheels import Workshop, environment
-from making import BACKENDS, clean
+from making import BACKENDS, BUILD, clean
 
 from pyllama.builder import build, finished
 from pyllama.builder.paths import locate
@@ -194,14 +194,18 @@ def test_a_damaged_one_is_named_with_its_cure(with_plugins: Environment) -> None
     assert f"LoadError: the distribution {row[2]} is damaged" in last and "pip install" in last
 
 
+def built() -> Path:
+    paths = locate()
+    plan = make_plan(paths, backends=list(BACKENDS))
+    return build.build(paths, plan, Reporter(quiet=True)).folder
+
+
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel with the plug-in of another pin: the library with another identity, as long as its own."""
     folder = tmp_path_factory.mktemp("foreign")
     backend = OTHERS[0]
-    paths = locate()
-    made = build.build(paths, make_plan(paths, backends=list(BACKENDS)), Reporter(quiet=True))
-    shutil.copytree(made.folder, folder / "build")
+    shutil.copytree(BUILD or built(), folder / "build")
     info = finished.read(folder / "build")
     said = json.loads(info["identity"])
     identity = json.dumps({**said, "pin": "2025-08", "key": said["key"][::-1]}, sort_keys=True)

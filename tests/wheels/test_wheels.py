@@ -14,7 +14,7 @@ from email import message_from_bytes
 from pathlib import Path, PurePosixPath
 
 import pytest
-from making import BACKENDS, ROOT, clean, make
+from making import BACKENDS, BUILD, ROOT, clean, make
 
 from pyllama.builder.paths import cache_dir
 from pyllama.builder.verify import elf
@@ -176,6 +176,7 @@ def test_the_same_bytes_again_from_another_folder(dist: Path, tmp_path: Path) ->
     assert bytes_of(tmp_path / "again") == bytes_of(dist)
 
 
+@pytest.mark.skipif(bool(BUILD), reason="the build is given, with PYLLAMA_TEST_WHEELS_BUILD")
 def test_the_same_bytes_from_a_build_made_in_another_checkout(dist: Path, tmp_path: Path) -> None:
     """Compiles everything once more: minutes. Only the sources are taken from the cache."""
     other = tmp_path / "elsewhere"
