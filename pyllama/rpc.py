@@ -65,10 +65,11 @@ def connect(*endpoints: str, timeout: float = _TIMEOUT) -> list[Device]:
     Raises UsageError for what is no endpoint, RpcError when the build has no rpc backend, or when a server
     cannot be reached, is busy with another client, or speaks another version of the protocol.
     """
+    wanted = dict.fromkeys(parse_endpoint(text) for text in endpoints)
     library = load()
     require_backend(library)
     found: list[Device] = []
-    for endpoint in dict.fromkeys(parse_endpoint(text) for text in endpoints):
+    for endpoint in wanted:
         if not _in_use(str(endpoint)):
             probe(endpoint, timeout)
         with log.collected() as lines:

@@ -136,10 +136,6 @@ class Loopback:
         assert 0 <= device < self.count
         return pyllama.lib.ggml_backend_reg_dev_get(self._reg, device)
 
-    def devices(self, *which: int) -> Any:
-        """Return a list for `llama_model_params.devices`; it has to be kept until the model is loaded."""
-        return pyllama.ffi.new("ggml_backend_dev_t[]", [*map(self.device, which), pyllama.ffi.NULL])
-
     def stats(self, device: int = 0) -> Stats:
         """Return the counts of one device."""
         assert 0 <= device < self.count

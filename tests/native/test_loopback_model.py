@@ -35,8 +35,7 @@ def greedy(model: pyllama.Model, n: int = 32, **options: Any) -> tuple[tuple[int
 @pytest.fixture
 def cpu_model(test_model: Path) -> Iterator[pyllama.Model]:
     """The model on the CPU alone, its weights as they are: repacked ones are computed by other kernels."""
-    nothing = pyllama.ffi.new("ggml_backend_dev_t[]", [pyllama.ffi.NULL])
-    with pyllama.Model(test_model, gpu_layers=0, devices=nothing, use_extra_bufts=False) as model:
+    with pyllama.Model(test_model, devices=["CPU"], use_extra_bufts=False) as model:
         yield model
 
 
@@ -47,7 +46,7 @@ def test_same_tokens_and_bits_as_the_cpu(
     expected, bits = greedy(cpu_model)
     assert loopback.stats().allocs == 0 and len(expected) == 32
     loopback.mode(mode)
-    with pyllama.Model(test_model, devices=loopback.devices(0)) as model:
+    with pyllama.Model(test_model, devices=["Loopback0"]) as model:
         loaded = loopback.stats()
         found, found_bits = greedy(model)
         stats = loopback.stats()
@@ -87,7 +86,7 @@ def test_two_devices_split_a_model(
     for device in (0, 1):
         loopback.refuse_async_copies(refuse, device)
         loopback.refuse_copies(refuse, device)
-    with pyllama.Model(test_model, devices=loopback.devices(0, 1)) as model:
+    with pyllama.Model(test_model, devices=["Loopback0", "Loopback1"]) as model:
         weights = [loopback.stats(device).live_bytes for device in (0, 1)]
         assert min(weights) > 30_000_000 and sum(weights) > 90_000_000
         assert greedy(model) == (expected, bits)
