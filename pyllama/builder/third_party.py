@@ -24,7 +24,7 @@ class Work:
     """SPDX expression."""
     copyright: str
     library: str
-    """File name without prefix and suffix."""
+    """File name without prefix and suffix, or how those of its variants begin."""
     source: str
     says: str
     symbol: str = ""
@@ -79,7 +79,10 @@ def held(tree: Path, build: Path, machine: str | None = None) -> Iterator[tuple[
     """Yield the works that are in the libraries of a build of `tree`, each with its library."""
     by_name = {path.stem.removeprefix("lib"): path for path in finished.libraries(build)}
     for work in WORKS:
-        library = by_name.get(work.library)
+        # One of several variants of the CPU's plug-in stands for all: the same sources are in each.
+        variants = sorted(name for name in by_name if name.startswith(f"{work.library}-"))
+        name = work.library if work.library in by_name else next(iter(variants), "")
+        library = by_name.get(name)
         if library is None or (
             work.machines and (machine or platform.machine()).lower() not in work.machines
         ):

@@ -166,6 +166,10 @@ def test_work_of_others_counts_where_source_and_library_have_it(tmp_path: Path) 
     library.write_bytes(b"llamafile_sgemm\0")
     source.write_text("// Written anew.\n")
     assert not list(third_party.held(tree, build)) and third_party.notice(tree, work) == ""
+    library = library.rename(build / "lib" / "libggml-cpu-zen4.so")
+    assert list(third_party.held(tree, build)) == []  # the source says nothing any more
+    source.write_text(f"{work.says}\n")
+    assert list(third_party.held(tree, build)) == [(work, library)]
     library.unlink()
     source.write_text(work.says)
     assert not list(third_party.held(tree, build))

@@ -25,12 +25,15 @@ class Library:
 def read(path: Path) -> Library | None:
     """Read a shared library; None when it is of another kind (macOS, Windows).
 
-    Raises BuildError when it is damaged.
+    Raises BuildError when it is damaged, or the library that reads it is not installed.
     """
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.dynamic import DynamicSection
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import SymbolTableSection
+    try:
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.dynamic import DynamicSection
+        from elftools.elf.elffile import ELFFile
+        from elftools.elf.sections import SymbolTableSection
+    except ModuleNotFoundError as error:
+        raise BuildError("reading libraries needs pyelftools: pip install 'pyllama-cffi[build]'") from error
 
     with path.open("rb") as stream:
         if stream.read(4) != b"\x7fELF":
