@@ -78,8 +78,9 @@ def without_upstreams_text(markdown: str) -> str:
     def numbers(block: re.Match[str]) -> str:
         found: dict[str, list[str]] = {}
         for line in block[1].splitlines():
-            file, number, _ = line.split(":", 2)
-            found.setdefault(file, []).append(number)
+            place = re.match(r"(.+?):(\d+):", line)
+            if place:  # and not how many more there are
+                found.setdefault(place[1], []).append(place[2])
         return "\n".join(f"- `{file}`: {', '.join(lines)}" for file, lines in found.items())
 
     return re.sub(r"^```text\n(.*?)\n```$", numbers, markdown, flags=re.MULTILINE | re.DOTALL)
