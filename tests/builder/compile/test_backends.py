@@ -20,6 +20,7 @@ from pyllama.builder.compile import backends, cuda, needs, supplies
 from pyllama.builder.compile.backends import Need
 from pyllama.builder.compile.toolchain import Compilers, find_compilers
 from pyllama.builder.paths import Paths, locate
+from pyllama.builder.pins import Lock
 from pyllama.builder.progress import Reporter
 from pyllama.errors import BuildError, FetchError, UsageError, VerificationError
 
@@ -77,20 +78,19 @@ def test_advice_is_no_part_of_a_key() -> None:
 
 
 @pytest.mark.matrix
-def test_every_row_is_a_backend_of_the_pin(patched_build: TestBuild) -> None:
-    """Its target and its option are in upstream's lists."""
-    lists = "\n".join(
-        path.read_text(encoding="utf-8")
-        for path in [
-            patched_build.tree / "ggml/CMakeLists.txt",
-            *patched_build.tree.glob("ggml/src/*/CMakeLists.txt"),
-        ]
-    )
+def test_every_row_is_a_backend_of_the_pin(patched_build: TestBuild, lock: Lock) -> None:
+    """Its target and its switch are in upstream's lists; finer options, which older ones ignore, in the newest."""
+    ggml = patched_build.tree / "ggml"
+    files = [ggml / "CMakeLists.txt", *ggml.glob("src/*/CMakeLists.txt")]
+    lists = "\n".join(path.read_text(encoding="utf-8") for path in files)
     for row in backends.table().values():
         folder = "ggml-cpu" if row.kind == "cpu" else row.target
-        assert (patched_build.tree / "ggml/src" / folder / "CMakeLists.txt").is_file(), row.name
+        assert (ggml / "src" / folder / "CMakeLists.txt").is_file(), row.name
+        switch = folder.replace("-", "_").upper()
+        assert switch in dict(row.options), row.name
         for option, _ in row.options:
-            assert option in lists, (row.name, option)
+            if option == switch or patched_build.pin == lock.default:
+                assert option in lists, (row.name, option)
 
 
 @pytest.mark.parametrize("row", backends.table().values(), ids=lambda row: row.name)
