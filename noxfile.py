@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import nox
 
 nox.options.sessions = ["tests"]
@@ -51,7 +53,7 @@ def matrix(session: nox.Session, pin: str) -> None:
 def cuda(session: nox.Session) -> None:
     """CUDA with nothing of NVIDIA's but packages of the index: compile, link and load; 8 to 17 minutes."""
     session.install("-q", *BUILDER, *PROJECT["project"]["optional-dependencies"]["cuda13"])
-    env = {"PYLLAMA_CUDA_ARCHITECTURES": session.env.get("PYLLAMA_CUDA_ARCHITECTURES", "90-real")}
+    env = {"PYLLAMA_CUDA_ARCHITECTURES": os.environ.get("PYLLAMA_CUDA_ARCHITECTURES", "90-real")}
     session.run(
         "python", "-m", "pyllama.builder", "build", "--backend", "cuda", "--export", "build/cuda", env=env
     )

@@ -129,6 +129,39 @@ def test_it_is_tried_once_until_something_changes(
     assert tries() == 1
 
 
+def test_what_may_be_cured_is_tried_again(
+    make: Make, show: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    folder = make("broken", "_exit(7);")
+    count = tmp_path / "count"
+    for expected in ("x", "xx"):
+        show(folder, COUNT_FILE=str(count))
+        assert count.read_text() == expected
+
+
+def test_nothing_is_imported_from_the_current_folder(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make("broken", "abort();")
+    monkeypatch.setenv("PYLLAMA_CACHE", str(tmp_path / "cache"))
+    plugin = plugins.Plugin("broken", folder / "lib/libggml-broken.so", "the build")
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "pyllama").mkdir(parents=True)
+    for name in ("json.py", "signal.py", "pyllama/__init__.py"):
+        (elsewhere / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit(3)\n")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # a `.` in it would be the user's own wish
+    assert "SIGABRT" in probe.probe(plugin, folder).reason
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_a_python_to_run_nothing_is_tried(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make("broken", "abort();")
+    monkeypatch.setattr("sys.executable", None)
+    plugin = plugins.Plugin("broken", folder / "lib/libggml-broken.so", "the build")
+    assert probe.probe(plugin, folder).usable
+
+
 def test_one_that_hangs_is_given_up(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = make("slow", "sleep(60);")
     monkeypatch.setattr(probe, "SECONDS", 2)

@@ -79,7 +79,7 @@ def test_advice_is_no_part_of_a_key() -> None:
 
 @pytest.mark.matrix
 def test_every_row_is_a_backend_of_the_pin(patched_build: TestBuild, lock: Lock) -> None:
-    """Its target and its switch are in upstream's lists; finer options, which older ones ignore, in the newest."""
+    """Target and switch are in upstream's lists; finer options, which old pins ignore, in the newest."""
     ggml = patched_build.tree / "ggml"
     files = [ggml / "CMakeLists.txt", *ggml.glob("src/*/CMakeLists.txt")]
     lists = "\n".join(path.read_text(encoding="utf-8") for path in files)
