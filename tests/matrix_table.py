@@ -9,7 +9,8 @@ from pathlib import Path
 from pyllama.builder import project
 from pyllama.builder.paths import locate
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "matrix.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "matrix.md"
 MARKER = "<!-- Written by `nox -s matrix` from here on. -->\n"
 
 
@@ -32,12 +33,11 @@ def sections(text: str) -> dict[str, str]:
 
 def main() -> None:
     """Read the files of all pins that were run and write the page; the others keep what they had."""
-    paths = locate()
-    opened = project.load(paths)
+    opened = project.load(locate())
     head, _, old = PAGE.read_text(encoding="utf-8").partition(MARKER)
     told = sections(old)
     for pin in opened.lock.pins:
-        file = paths.build / "matrix" / f"{pin.name}.json"
+        file = ROOT / "build" / "matrix" / f"{pin.name}.json"
         if file.is_file():
             features = [feature.name for feature in opened.select(pin, "all")]
             table = render(json.loads(file.read_text(encoding="utf-8")), features)
