@@ -199,8 +199,9 @@ def _answers(server: socket.socket, client: socket.socket, garble: threading.Eve
         while True:
             header = read(server, 8)
             answer = read(server, struct.unpack("<Q", header)[0])
-            client.sendall(header + (b"\xff" * len(answer) if garble.is_set() else answer))
-            garble.clear()
+            garbled = garble.is_set()
+            garble.clear()  # before the client has its answer: it asks on at once
+            client.sendall(header + (b"\xff" * len(answer) if garbled else answer))
     _hang_up(client)
 
 
