@@ -14,6 +14,7 @@ from native.loopback import loopback as loopback
 from native.loopback import loopback_child as loopback_child
 from native.loopback import loopback_plugin as loopback_plugin
 from real_builds import TestBuild, make_build
+from tiny_models import TinyModels
 
 import pyllama
 from pyllama.builder.fetch.models import default_model
@@ -59,6 +60,12 @@ def lock(installed_paths: Paths) -> Lock:
 def test_model(lock: Lock, installed_paths: Paths) -> Path:
     """SmolLM2-135M-Instruct, a real model of 98 MB."""
     return default_model(lock, installed_paths, Reporter(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(pin: str | None, lock: Lock, tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """`tiny_model("mamba2")` is the path of a tiny model of that kind; tests/tiny_models.py lists them."""
+    return TinyModels(lock.pin(pin).name, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
