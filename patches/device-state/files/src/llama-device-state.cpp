@@ -1,0 +1,28 @@
+#include "llama-device-state.h"
+
+#include "llama-context.h"
+#include "llama-state-store.h"
+
+size_t llama_device_state_size(const llama_context * ctx, llama_seq_id seq_id) {
+    const llama_state_store * store = ctx->get_state_store();
+
+    return store ? store->blob_bytes(seq_id) : 0;
+}
+
+size_t llama_device_state_free(llama_context * ctx, llama_seq_id seq_id) {
+    llama_state_store * store = ctx->get_state_store();
+
+    return store ? store->blob_free(seq_id) : 0;
+}
+
+void llama_device_state_set_copy(llama_context * ctx, llama_device_state_copy copy) {
+    if (llama_state_store * store = ctx->get_state_store()) {
+        store->how = copy;
+    }
+}
+
+llama_device_state_copy llama_device_state_get_copy(const llama_context * ctx) {
+    const llama_state_store * store = ctx->get_state_store();
+
+    return store ? store->how : LLAMA_DEVICE_STATE_COPY_AUTO;
+}
