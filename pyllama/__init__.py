@@ -14,19 +14,24 @@ from .errors import Error
 
 if TYPE_CHECKING:
     from . import lib, rpc
+    from .checkpoint import Checkpoint
     from .context import Context
     from .device import Device, devices
     from .generation import Generation, Piece, generate, stream
+    from .memory import BufferMemory
     from .model import Model
     from .native.ffi import ffi
     from .native.installed import BuildInfo, build_info
     from .sampling import Sampler, SamplerParams
+    from .sequence import Sequence
     from .vocab import Vocab
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "BufferMemory": "memory",
     "BuildInfo": "native.installed",
+    "Checkpoint": "checkpoint",
     "Context": "context",
     "Device": "device",
     "Generation": "generation",
@@ -34,6 +39,7 @@ _HOME = {
     "Piece": "generation",
     "Sampler": "sampling",
     "SamplerParams": "sampling",
+    "Sequence": "sequence",
     "Vocab": "vocab",
     "build_info": "native.installed",
     "devices": "device",
@@ -43,7 +49,9 @@ _HOME = {
 }
 
 __all__ = [
+    "BufferMemory",
     "BuildInfo",
+    "Checkpoint",
     "Context",
     "Device",
     "Error",
@@ -52,6 +60,7 @@ __all__ = [
     "Piece",
     "Sampler",
     "SamplerParams",
+    "Sequence",
     "Vocab",
     "build_info",
     "devices",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
 from . import rpc
 from .errors import ContextError, DecodeError
+from .memory import BufferMemory, memory_of
 from .native import log
 from .native.handle import Handle
 from .native.loader import load
 
 if TYPE_CHECKING:
     from .model import Model
+    from .native.loader import Library
+    from .sequence import Sequence
 
 _MAX = 2**31 - 1
 _WORDS = {
@@ -57,6 +61,8 @@ class Context(Handle):
         if model.vocab_only:
             raise ContextError("the model was loaded with vocab_only: load it whole to make a context")
         self._library = library
+        self._released: deque[int] = deque()
+        self.n_seq_max = n_seq_max
         self.model = model
         log.sync_level()
         params = library.raw.llama_context_default_params()
@@ -84,11 +90,17 @@ class Context(Handle):
             )
         self._capacity = int(library.raw.llama_n_batch(ptr))
         self._tokens = library.ffi.new("llama_token[]", self._capacity)
+        self._seq_arrays: tuple[Any, Any, Any] | None = None
         self._vocab_size = len(model.vocab)
         self._clears = 0
         log.raise_pending()
         # What n_ctx is divided by; newer pins say themselves what one sequence may hold.
         self._streams = 1 if params.kv_unified else n_seq_max
+
+    @property
+    def library(self) -> Library:
+        """The functions of the loaded libraries."""
+        return self._library
 
     @property
     def n_ctx(self) -> int:
@@ -108,8 +120,19 @@ class Context(Handle):
         """Tokens that one decode takes."""
         return self._capacity
 
-    def decode(self, tokens: Sequence[int]) -> None:
-        """Append tokens to sequence 0 and compute; the logits of the last one are kept.
+    def sequence(self, seq_id: int = 0) -> Sequence:
+        """Return one of the `n_seq_max` sequences. Raises UsageError for one that is not there."""
+        from .sequence import Sequence
+
+        return Sequence(self, seq_id)
+
+    def memory(self) -> list[BufferMemory]:
+        """Say what the context and its model have allocated, in bytes, per type of buffer."""
+        with self.lock:
+            return memory_of(self._library, self.ptr)
+
+    def decode(self, tokens: Tokens[int], *, seq_id: int = 0) -> None:
+        """Append tokens to a sequence and compute; the logits of the last one are kept.
 
         Any number of tokens is taken, `n_batch` at a time. Raises DecodeError when the context
         is full or the backend fails, ContextError for a token that is not in the vocabulary.
@@ -119,19 +142,51 @@ class Context(Handle):
         highest = self._vocab_size
         raw, buffer = self._library.raw, self._tokens
         with self.lock:
+            self.free_released()
             for start in range(0, len(tokens), self._capacity):
                 part = tokens[start : start + self._capacity]
                 for i, token in enumerate(part):
                     if not 0 <= token < highest:
                         raise ContextError(f"token {token} is not in a vocabulary of {highest}")
                     buffer[i] = token
+                batch = raw.llama_batch_get_one(buffer, len(part))
+                if seq_id != 0:
+                    batch.n_seq_id, batch.seq_id = self._named(seq_id)
                 mark = raw.pyllama_log_mark()
-                code = raw.llama_decode(self.ptr, raw.llama_batch_get_one(buffer, len(part)))
+                code = raw.llama_decode(self.ptr, batch)
                 log.raise_pending()
                 if code != 0:
                     raise self._decode_error(code, len(part), mark)
             if self.model.rpc_endpoints:
                 self._check_servers(len(tokens))
+
+    def _named(self, seq_id: int) -> tuple[Any, Any]:
+        """Return the arrays that put a whole batch into a sequence; upstream counts its positions."""
+        ffi = self._library.ffi
+        if self._seq_arrays is None:
+            one = ffi.new("llama_seq_id[1]")
+            self._seq_arrays = (
+                one,
+                ffi.new("int32_t[]", [1] * self._capacity),
+                ffi.new("llama_seq_id *[]", [one] * self._capacity),
+            )
+        one, counts, ids = self._seq_arrays
+        one[0] = seq_id
+        return counts, ids
+
+    def release_later(self, checkpoint: int) -> None:
+        """Free a checkpoint, now, or at the next call when another thread is computing: nobody waits."""
+        self._released.append(checkpoint)
+        if self.lock.acquire(blocking=False):
+            try:
+                self.free_released()
+            finally:
+                self.lock.release()
+
+    def free_released(self) -> None:
+        """Free what `release_later` left; the caller holds the lock."""
+        while self._released and not self.closed:
+            self._library.raw.llama_memory_checkpoint_delete(self.ptr, self._released.popleft())
 
     @property
     def clears(self) -> int:

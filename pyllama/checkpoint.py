@@ -1,0 +1,83 @@
+"""Checkpoints: what a sequence held at a moment, kept on the device or in host memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import ContextError, UsageError
+from .native import log
+from .native.handle import Handle
+
+if TYPE_CHECKING:
+    from .context import Context
+    from .sequence import Sequence
+
+PLACES = {
+    "device": "LLAMA_CHECKPOINT_DEVICE",
+    "host": "LLAMA_CHECKPOINT_HOST",
+    "auto": "LLAMA_CHECKPOINT_DEVICE_OR_HOST",
+}
+_PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY; the oldest pin calls it SWA_ONLY
+
+
+class Checkpoint(Handle):
+    """A saved state of a sequence; made by `Sequence.checkpoint`.
+
+    `.ptr` is llama.cpp's id, a number. It is freed by `release()`, at the end of a `with` block, with its
+    context, or when nothing refers to it any more.
+    """
+
+    def __init__(self, context: Context, seq_id: int, where: str, partial: bool, replaced: int) -> None:
+        place = PLACES.get(where)
+        if place is None:
+            raise UsageError(f"where={where!r} is no place for a checkpoint: {', '.join(PLACES)}")
+        library = context.library
+        raw = library.raw
+        if not hasattr(raw, "llama_memory_checkpoint_save"):
+            raise ContextError("this build has no checkpoints: build it with the feature `checkpoints`")
+        self.context = context
+        self.partial = partial
+        flags = _PARTIAL if partial else 0
+        with context.lock, log.collected() as lines:
+            context.free_released()
+            found = raw.llama_memory_checkpoint_replace(
+                context.ptr, replaced, seq_id, flags, getattr(raw, place)
+            )
+            words = lines()
+            if found:
+                super().__init__(int(found), context.release_later, parent=context)
+        if not found:
+            raise ContextError(f"no checkpoint of sequence {seq_id}: {words or 'the model has no memory'}")
+        self.seq_id = int(raw.llama_memory_checkpoint_seq_id(context.ptr, found))
+        """The sequence that was saved."""
+        self.length = int(raw.llama_memory_checkpoint_pos(context.ptr, found)) + 1
+        """Positions that the sequence held, in tokens."""
+        self.nbytes = int(raw.llama_memory_checkpoint_size(context.ptr, found))
+        """Bytes of tensor data."""
+        self.on_host = bool(raw.llama_memory_checkpoint_on_host(context.ptr, found))
+        """Whether it went to host memory although the sequence's memory is on a device."""
+
+    def release(self) -> None:
+        """Free it. A second call does nothing; using it afterwards raises ClosedError."""
+        self.close()
+
+    def restore(self, sequence: Sequence) -> None:
+        """Put it in place of what `sequence` holds; see `Sequence.restore`."""
+        context = sequence.context
+        if context is not self.context:
+            raise ContextError(
+                "the checkpoint belongs to another context: restore it into a sequence of its own one"
+            )
+        raw: Any = context.library.raw
+        with context.lock, log.collected() as lines:
+            done = raw.llama_memory_checkpoint_restore(context.ptr, self.ptr, sequence.id)
+            words = lines()
+        if not done:
+            raise ContextError(f"the checkpoint cannot be restored into sequence {sequence.id}: {words}")
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<Checkpoint released>"
+        place = "host" if self.on_host else "device"
+        what = f"{self.length} tokens, {self.nbytes} bytes, {place}"
+        return f"<Checkpoint {self.ptr} of sequence {self.seq_id}: {what}>"

@@ -1,0 +1,108 @@
+"""Sequences: independent texts that share a context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from typing import TYPE_CHECKING, Any
+
+from .checkpoint import Checkpoint
+from .errors import ContextError, UsageError
+
+if TYPE_CHECKING:
+    from .context import Context
+
+
+class Sequence:
+    """One of a context's sequences; made by `Context.sequence`. It owns nothing, and costs nothing."""
+
+    __slots__ = ("context", "id")
+
+    def __init__(self, context: Context, seq_id: int) -> None:
+        if not 0 <= seq_id < context.n_seq_max:
+            raise UsageError(
+                f"there is no sequence {seq_id}: the context was made with n_seq_max={context.n_seq_max}"
+            )
+        self.context = context
+        self.id = seq_id
+
+    @property
+    def length(self) -> int:
+        """Number of positions, in tokens: the next token goes to this one."""
+        raw = self.context.library.raw
+        with self.context.lock:
+            return int(raw.llama_memory_seq_pos_max(self._memory(), self.id)) + 1
+
+    def feed(self, tokens: Tokens[int]) -> None:
+        """Append tokens and compute; the logits of the last one are kept, as by `Context.decode`.
+
+        Raises DecodeError when the context is full or the backend fails, ContextError for a token that is not
+        in the vocabulary.
+        """
+        self.context.decode(tokens, seq_id=self.id)
+
+    def remove(self, start: int = 0, stop: int = -1) -> None:
+        """Forget the positions from `start` to before `stop` (-1: to the end).
+
+        Raises ContextError where the memory cannot do it: a recurrent state goes back by a checkpoint only.
+        """
+        raw = self.context.library.raw
+        with self.context.lock:
+            done = raw.llama_memory_seq_rm(self._memory(), self.id, start, stop)
+        if not done:
+            raise ContextError(
+                f"positions {start} to {stop} of sequence {self.id} cannot be removed from a recurrent "
+                "state: restore a checkpoint, or clear the sequence"
+            )
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self.remove()
+
+    def copy_to(self, other: Sequence) -> None:
+        """Let `other` hold the same tokens, in place of its own. In a unified cache the cells are shared."""
+        if other.context is not self.context:
+            raise ContextError(
+                "sequences of two contexts: copy the state by a checkpoint on the host instead"
+            )
+        raw = self.context.library.raw
+        with self.context.lock:
+            memory = self._memory()
+            if other.id != self.id:
+                raw.llama_memory_seq_rm(memory, other.id, -1, -1)
+                raw.llama_memory_seq_cp(memory, self.id, other.id, -1, -1)
+
+    def checkpoint(
+        self, where: str = "device", *, partial: bool = False, replace: Checkpoint | None = None
+    ) -> Checkpoint:
+        """Save what the sequence holds now.
+
+        `where` is "device" (with the sequence's memory; an error when there is no room), "host", or
+        "auto": the host when the device has no room. `partial` saves only what cannot be rewound by
+        removing tokens, which is recurrent state and sliding windows: restore it into a sequence that
+        still has the tokens before it. `replace` is a checkpoint that is released by this, and whose
+        memory is taken over where it fits.
+
+        Raises ContextError with llama.cpp's own words when it cannot be taken; `replace` stays then.
+        """
+        if replace is None:
+            return Checkpoint(self.context, self.id, where, partial, 0)
+        if replace.context is not self.context:
+            raise ContextError("the checkpoint to replace belongs to another context")
+        made = Checkpoint(self.context, self.id, where, partial, replace.ptr)
+        replace.close()  # llama.cpp no longer knows it
+        return made
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put a checkpoint, of this or another sequence of the context, in place of what the sequence holds.
+
+        The next logits are the ones that followed then, to the bit, when the cells that it had are
+        free. Other sequences are not touched. Raises ContextError when there is no room or it belongs
+        to another context, ClosedError when it was released; the sequence is as before then.
+        """
+        checkpoint.restore(self)
+
+    def _memory(self) -> Any:
+        return self.context.library.raw.llama_get_memory(self.context.ptr)
+
+    def __repr__(self) -> str:
+        return f"<Sequence {self.id}: {self.length} tokens>"

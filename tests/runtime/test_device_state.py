@@ -1,0 +1,57 @@
+"""Feature device-state: save, other work, restore gives the same logits, to the bit, for every kind of cache."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exact_table import note
+
+pytestmark = pytest.mark.matrix
+
+TESTS = Path(__file__).parents[1]
+CODE = f"""
+sys.path.append({str(TESTS)!r})
+from dataclasses import asdict
+from exact_states import rows
+print(json.dumps([asdict(row) for row in rows(sys.argv[1])]))
+"""
+KINDS = ("attention", "swa", "mamba2", "rwkv7", "hybrid", "hybrid-swa", "delta", "rollback")
+
+
+def check(done: subprocess.CompletedProcess[str], pin: str, kind: str, device: str) -> None:
+    """Every shape of cache was exact, or llama.cpp has no such cache."""
+    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    note(pin, kind, device, rows)
+    exact = [row for row in rows if not row["refused"]]
+    assert not [row for row in exact if row["problem"]]
+    assert len(exact) >= (1 if len(rows) == 1 else 30), [row for row in rows if row["refused"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_on_the_cpu(
+    child: Callable[..., Any], tiny_model: Callable[[str], Path], patched_build: Any, kind: str
+) -> None:
+    check(child(CODE, tiny_model(kind)), patched_build.pin, kind, "CPU")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_on_a_device(
+    loopback_child: Callable[..., Any], tiny_model: Callable[[str], Path], patched_build: Any, kind: str
+) -> None:
+    check(loopback_child(CODE, tiny_model(kind)), patched_build.pin, kind, "loopback")
+
+
+@pytest.mark.parametrize("way", ["async", "graph", "staged"])
+@pytest.mark.parametrize("kind", ["attention", "hybrid"])
+def test_every_way_of_copying_is_exact(
+    loopback_child: Callable[..., Any], tiny_model: Callable[[str], Path], kind: str, way: str
+) -> None:
+    few = CODE.replace("rows(sys.argv[1])", "rows(sys.argv[1], all_types=False)")
+    done = loopback_child(few, tiny_model(kind), LLAMA_STATE_COPY=way)
+    rows = json.loads(done.stdout.splitlines()[-1])
+    assert len(rows) == 8 and not [row for row in rows if row["problem"]]
