@@ -18,7 +18,7 @@ from ..paths import Paths
 from ..plan import Plan
 from ..progress import Reporter
 from ..stack.apply import PatchedTree
-from . import cpu, needs, ninja
+from . import cpu, flags, needs, ninja
 from .toolchain import Toolchain
 
 # Configured always, so that any of upstream's programs can be built later; compiled on demand.
@@ -109,7 +109,7 @@ def _settings(
 ) -> dict[str, str]:
     """Return the options and all that depends on this machine's folders and programs."""
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
-    prefix_map = f"-ffile-prefix-map={patched.folder}=. -ffile-prefix-map={folder}=."
+    maps = flags.prefix_maps(patched.folder, folder)
     patterns = [*CORE_TARGETS, "mtmd", *(row.target.replace("*", ".*") for row in wanted.backends)]
     settings = {
         **options,
@@ -118,15 +118,15 @@ def _settings(
         "CMAKE_CXX_COMPILER": tools.compilers.cxx,
         "CMAKE_MAKE_PROGRAM": tools.ninja,
         "CMAKE_INSTALL_RPATH": f"{origin};{origin}/../lib",
-        "CMAKE_C_FLAGS": f"{os.environ.get('CFLAGS', '')} {prefix_map}".strip(),
-        "CMAKE_CXX_FLAGS": f"{os.environ.get('CXXFLAGS', '')} {prefix_map}".strip(),
+        "CMAKE_C_FLAGS": flags.line(maps, os.environ.get("CFLAGS", "")),
+        "CMAKE_CXX_FLAGS": flags.line(maps, os.environ.get("CXXFLAGS", "")),
         "CMAKE_PROJECT_llama.cpp_INCLUDE": str(Path(__file__).parent / "identity.cmake"),
         "PYLLAMA_IDENTITY_SOURCE": str(folder / "pyllama-identity.c"),
         "PYLLAMA_IDENTITY_TARGETS": ";".join(patterns),
     }
     if "GGML_CUDA" in options:
-        folders = f"-L{met['PYLLAMA_CUDA_LIBRARIES']} " if "PYLLAMA_CUDA_LIBRARIES" in met else ""
-        settings["CMAKE_CUDA_FLAGS"] = folders + " ".join(f"-Xcompiler={f}" for f in prefix_map.split())
+        folders = [met["PYLLAMA_CUDA_LIBRARIES"]] if "PYLLAMA_CUDA_LIBRARIES" in met else []
+        settings["CMAKE_CUDA_FLAGS"] = flags.nvcc_line(maps, folders)
     if tools.launcher:
         settings["CMAKE_C_COMPILER_LAUNCHER"] = tools.launcher
         settings["CMAKE_CXX_COMPILER_LAUNCHER"] = tools.launcher
@@ -143,10 +143,10 @@ def _configure(
     reporter: Reporter,
     variant: str,
 ) -> None:
-    flags = [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")]
+    given = [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")]
     # Ninja compiles anew what is called in another way, but sees neither a compiler that was upgraded
     # in place nor linker flags from the environment.
-    objects = _hash([flags, tools.compilers.identity])
+    objects = _hash([given, tools.compilers.identity])
     call = _hash([settings, objects])
     stamp = folder / "pyllama-configured"
     held = stamp.read_text(encoding="utf-8").split() if stamp.is_file() else []
@@ -155,9 +155,9 @@ def _configure(
     with reporter.stage("configure") as stage:
         if held[:1] != [objects]:
             shutil.rmtree(folder, ignore_errors=True)
-        stamp.unlink(missing_ok=True)
-        (folder / "CMakeCache.txt").unlink(missing_ok=True)  # options that fell away would live on in it
         folder.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(f"{objects}\n", encoding="utf-8")  # they fit even if CMake does not come to its end
+        (folder / "CMakeCache.txt").unlink(missing_ok=True)  # options that fell away would live on in it
         _write_identity(folder / "pyllama-identity.c", identity)
         command = [tools.cmake, "-G", "Ninja", "-S", str(patched.folder), "-B", str(folder)]
         command += [f"-D{name}={value}" for name, value in settings.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,6 @@ def _check(need: Need, compilers: Compilers) -> Missing | None:
 
 
 def _compiles(compilers: Compilers, text: str, *flags: str) -> bool:
-    words = [compilers.cxx, *os.environ.get("CXXFLAGS", "").split(), "-x", "c++", "-", *flags]
-    words += os.environ.get("LDFLAGS", "").split() if "-E" not in flags else []
+    words = [compilers.cxx, *shlex.split(os.environ.get("CXXFLAGS", "")), "-x", "c++", "-", *flags]
+    words += shlex.split(os.environ.get("LDFLAGS", "")) if "-E" not in flags else []
     return subprocess.run(words, input=text, text=True, capture_output=True, check=False).returncode == 0
