@@ -11,8 +11,9 @@ from ..errors import UsageError
 from . import compile as compiling
 from . import project
 from .bindgen.fingerprint import fingerprint as bindings
-from .compile import cpu, cuda, toolchain
+from .compile import cpu, toolchain
 from .compile.backends import Backend, select
+from .compile.made_with import made_with
 from .paths import Paths
 from .pins import Pin
 from .stack.features import Feature
@@ -53,14 +54,14 @@ def make_plan(
     chosen = opened.pin(pin)
     selected = opened.select(chosen, wanted)
     rows = select(backends or ["cpu"])
+    compilers = toolchain.find_compilers()
     tree_key = stack_key(chosen.tree, selected, chosen.name)
     parts = {
         "schema": SCHEMA,
         "tree": tree_key,
-        "backends": [row.decides for row in rows],
-        "cuda": cuda.choice() if any(row.name == "cuda" for row in rows) else "",
+        "backends": [{**row.decides, "made with": made_with(row, compilers)} for row in rows],
         "flavour": flavour,
-        "compiler": toolchain.find_compilers().identity,
+        "compiler": compilers.identity,
         "cpu": cpu.machine_features(),
         "compiling": compiling.fingerprint(),
         "bindings": bindings(),

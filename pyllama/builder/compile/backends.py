@@ -15,6 +15,7 @@ from ...errors import UsageError
 from . import supplies
 
 AUTO = "auto"
+_LISTS = ("systems", "machines", "detect", "environment")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Backend:
     detect: tuple[str, ...] = ()
     needs: tuple[Need, ...] = ()
     runs_with: tuple[tuple[str, str], ...] = ()
+    environment: tuple[str, ...] = ()
 
     @property
     def decides(self) -> dict[str, object]:
@@ -85,7 +87,7 @@ def _row(name: str, row: dict[str, Any]) -> Backend:
     needs = tuple(
         Need(**{**need, "get": tuple(sorted(need.get("get", {}).items()))}) for need in row.pop("needs", ())
     )
-    lists: dict[str, Any] = {key: tuple(row.pop(key, ())) for key in ("systems", "machines", "detect")}
+    lists: dict[str, Any] = {key: tuple(row.pop(key, ())) for key in _LISTS}
     return Backend(name=name, needs=needs, **pairs, **lists, **row)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from ..plan import Plan
 from ..progress import Reporter
 from ..stack.apply import PatchedTree
 from . import cpu, flags, needs, ninja
+from .backends import Backend
+from .made_with import made_with
 from .toolchain import Toolchain
 
 # Configured always, so that any of upstream's programs can be built later; compiled on demand.
@@ -87,7 +89,7 @@ def configured(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         settings = _settings(patched, folder, options, met, wanted, tools)
-        _configure(patched, folder, settings, tools, identity, reporter, variant.name)
+        _configure(patched, folder, settings, tools, identity, reporter, variant.name, wanted.backends)
         yield Configured(folder, variant.name, options)
 
 
@@ -142,12 +144,14 @@ def _configure(
     identity: str,
     reporter: Reporter,
     variant: str,
+    rows: Iterable[Backend],
 ) -> None:
     given = [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")]
     # Ninja compiles anew what is called in another way, but sees neither a compiler that was upgraded
     # in place nor linker flags from the environment.
     objects = _hash([given, tools.compilers.identity])
-    call = _hash([settings, objects])
+    tools_of = {row.target: made_with(row, tools.compilers) for row in rows if row.needs}
+    call = _hash([settings, objects, tools_of])
     stamp = folder / "pyllama-configured"
     held = stamp.read_text(encoding="utf-8").split() if stamp.is_file() else []
     if held == [objects, call]:
@@ -156,6 +160,8 @@ def _configure(
         if held[:1] != [objects]:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        for target, made in tools_of.items():
+            _start_anew_with(_hash(made), folder / "ggml" / "src" / target)
         stamp.write_text(f"{objects}\n", encoding="utf-8")  # they fit even if CMake does not come to its end
         (folder / "CMakeCache.txt").unlink(missing_ok=True)  # options that fell away would live on in it
         _write_identity(folder / "pyllama-identity.c", identity)
@@ -165,6 +171,15 @@ def _configure(
         stamp.write_text(f"{objects}\n{call}\n", encoding="utf-8")
         generic = " (generic: no CPU options are known for this machine)" if variant == cpu.GENERIC else ""
         stage.note = f"CPU variant {variant}{generic}"
+
+
+def _start_anew_with(tools: str, folder: Path) -> None:
+    """Remove a plug-in's objects that other tools made; the core's, and other plug-ins', stay."""
+    stamp = folder / "pyllama-made-with"
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != tools:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        stamp.write_text(tools, encoding="utf-8")
 
 
 def _hash(value: object) -> str:

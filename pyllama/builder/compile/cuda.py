@@ -42,14 +42,14 @@ class Toolkit:
 
 
 @cache
-def find() -> Toolkit | None:
+def find(compilers: Compilers) -> Toolkit | None:
     """Return the toolkit that CUDACXX, PATH, the usual folder or the package index gave, in this order.
 
-    An nvcc without cuBLAS is passed over: ggml needs both.
+    An nvcc without cuBLAS, or one that refuses the C++ compiler, is passed over: ggml needs all three.
     """
     for name in (os.environ.get("CUDACXX"), "nvcc", "/usr/local/cuda/bin/nvcc"):
         found = shutil.which(name) if name else None
-        if found and _has_cublas(found):
+        if found and _has_cublas(found, compilers):
             return Toolkit(Path(found), None)
     for folder in _packages():
         nvcc = folder / "bin" / "nvcc"
@@ -58,9 +58,9 @@ def find() -> Toolkit | None:
     return None
 
 
-def _has_cublas(nvcc: str) -> bool:
+def _has_cublas(nvcc: str, compilers: Compilers) -> bool:
     text = "#include <cublas_v2.h>\n"
-    command = [nvcc, "-x", "cu", "-E", "-", "-o", os.devnull]
+    command = [nvcc, "-ccbin", compilers.cxx, "-x", "cu", "-E", "-", "-o", os.devnull]
     return subprocess.run(command, input=text, text=True, capture_output=True, check=False).returncode == 0
 
 
@@ -89,13 +89,17 @@ def architectures() -> str:
     return ";".join(f"{number}-real" for number in found)
 
 
-def choice() -> str:
-    """Return what of the toolkit and its settings decides how a build turns out."""
-    toolkit = find()
+def choice(compilers: Compilers) -> str:
+    """Return what of the toolkit and its settings decides how a build turns out.
+
+    With NVIDIA's packages, a plug-in looks for its libraries there; with the system's toolkit, it does not.
+    """
+    toolkit = find(compilers)
     if toolkit is None:
         return "none"  # to be refused when it is needed
     done = subprocess.run([toolkit.nvcc, "--version"], capture_output=True, text=True, check=False)
-    return f"{architectures()} {' '.join(done.stdout.split()[-4:])}"
+    source = f"the packages in {toolkit.packaged.name}" if toolkit.packaged else "the system"
+    return f"{architectures()} {' '.join(done.stdout.split()[-4:])} of {source}"
 
 
 def _gpus() -> list[str]:
@@ -114,7 +118,7 @@ def settings(paths: Paths, compilers: Compilers) -> dict[str, str]:
 
     Raises BuildError when there is none, or the folder of links cannot be made.
     """
-    toolkit = find()
+    toolkit = find(compilers)
     if toolkit is None:
         raise BuildError("no CUDA toolkit was found: pip install 'pyllama-cffi[cuda13]'")
     told = {"CMAKE_CUDA_ARCHITECTURES": architectures(), "CMAKE_CUDA_HOST_COMPILER": compilers.cxx}

@@ -73,7 +73,7 @@ def _check(need: Need, compilers: Compilers) -> Missing | None:
     if need.kind == "program":
         return None if shutil.which(need.name) else Missing(need)
     if need.kind == "cuda":
-        return None if cuda.find() else Missing(need)
+        return None if cuda.find(compilers) else Missing(need)
     if need.kind == "library":
         met = _compiles(compilers, "int main() {}", f"-l{need.name}", "-o", os.devnull)
         return None if met else Missing(need)

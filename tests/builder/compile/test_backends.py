@@ -243,7 +243,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
     monkeypatch.setattr(cuda, "_packages", lambda: [root])
-    monkeypatch.setattr(cuda, "_has_cublas", lambda nvcc: False)
+    monkeypatch.setattr(cuda, "_has_cublas", lambda nvcc, compilers: False)
     cuda.find.cache_clear()
     yield root
     cuda.find.cache_clear()
@@ -267,9 +267,9 @@ def test_packages_get_what_a_toolkit_has(
     assert len(list((paths.cache / "cuda").iterdir())) == 1
 
 
-def test_packages_without_cublas_are_no_toolkit(packages: Path) -> None:
+def test_packages_without_cublas_are_no_toolkit(packages: Path, compilers: Compilers) -> None:
     (packages / "lib/libcublas.so.13").unlink()
-    assert cuda.find() is None
+    assert cuda.find(compilers) is None
 
 
 @pytest.mark.parametrize("text", ["native", "all", "86-real,90", "sm_90", "-DX=1", "86;rm"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyllama.builder.compile import flags, ninja, toolchain
+from pyllama.builder.compile.backends import Need
 from pyllama.builder.compile.configure import configured
 from pyllama.builder.compile.toolchain import Toolchain
 from pyllama.builder.paths import Paths, locate
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.matrix
 
 QUIET = Reporter(quiet=True)
 OBJECT = "ggml/src/CMakeFiles/ggml-base.dir/ggml-alloc.c.o"  # holds __FILE__
+PLUGIN_OBJECT = "ggml/src/ggml-rpc/CMakeFiles/ggml-rpc.dir/ggml-rpc.cpp.o"
 
 
 class Work:
@@ -83,6 +85,27 @@ def test_another_compiler_compiles_anew(work: Work) -> None:
     work.tools = replace(work.tools, compilers=other)
     work.configure()
     assert not made.exists()
+
+
+def test_another_tool_compiles_only_what_is_made_with_it(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ninja does not see that a program which it calls was upgraded."""
+    tool = tmp_path / "a-tool"
+    tool.write_text("#!/bin/sh\necho 1.0\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    cpu, rpc = work.plan.backends
+    rpc = replace(rpc, needs=(Need("program", "a-tool", ()),))
+    monkeypatch.setattr(work, "plan", replace(work.plan, backends=(cpu, rpc)))
+    plugin, core = work.compile(PLUGIN_OBJECT), work.compile(OBJECT)
+    before = plugin.stat().st_mtime_ns, core.stat().st_mtime_ns
+    work.configure()
+    assert (plugin.stat().st_mtime_ns, core.stat().st_mtime_ns) == before
+    tool.write_text("#!/bin/sh\necho 2.0\n")
+    work.configure()
+    assert not plugin.exists() and core.stat().st_mtime_ns == before[1]
+    assert work.compile(PLUGIN_OBJECT).is_file()
 
 
 # --- quoting ---
