@@ -57,7 +57,7 @@ def cuda(session: nox.Session) -> None:
     session.run(
         "python", "-m", "pyllama.builder", "build", "--backend", "cuda", "--export", "build/cuda", env=env
     )
-    session.run("python", "-m", "pyllama", "devices", "--explain", env={**env, "PYLLAMA_BUILD": "build/cuda"})
+    session.run("python", "tests/cuda_state.py", env={**env, "PYLLAMA_BUILD": "build/cuda"})
 
 
 @nox.session

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import LoadError, MissingFunctionError
+from . import companions
 from .installed import BuildInfo, build_info
 
 _MODULE = "pyllama.native._pyllama"
@@ -179,11 +180,23 @@ def _check_whole(path: Path) -> None:
 
 def _open(ffi: Any, raw: Any, path: Path) -> Any:
     _check_whole(path)
+    handle, reason = _dlopen(ffi, raw, path)
+    if handle == ffi.NULL:
+        raise LoadError(f"{path} cannot be loaded: {reason}")
+    return handle
+
+
+def _dlopen(ffi: Any, raw: Any, path: Path, opened: frozenset[Path] = frozenset()) -> tuple[Any, str]:
+    """Return a handle, or NULL and the reason; what only NVIDIA's packages have is opened before."""
     error = ffi.new("char[]", 512)
     handle = raw.pyllama_open(os.fsencode(path), error, 512)
-    if handle == ffi.NULL:
-        raise LoadError(f"{path} cannot be loaded: {ffi.string(error).decode(errors='replace')}")
-    return handle
+    reason = ffi.string(error).decode(errors="replace")
+    lacking = companions.packaged(reason) if handle == ffi.NULL else None
+    if lacking is None or lacking in opened:
+        return handle, reason
+    opened |= {lacking}
+    _dlopen(ffi, raw, lacking, opened)
+    return _dlopen(ffi, raw, path, opened)
 
 
 def _check_json(build: BuildInfo, identity: str) -> None:

@@ -20,6 +20,7 @@ from glob import glob
 from pathlib import Path
 
 from ..places import cache_dir
+from . import companions
 from .plugins import Plugin
 
 SECONDS = 120
@@ -87,6 +88,7 @@ def probe(plugin: Plugin, build: Path, *, fresh: bool = False) -> Verdict:
 def _key(plugin: Plugin, build: Path, environment: Iterable[tuple[str, str]]) -> str:
     """Return a name for all that the verdict may depend on."""
     files = [str(plugin.path), str(build / "build.json"), sys.executable]
+    files += map(str, companions.folders())
     files += sorted(path for pattern in _DRIVERS for path in glob(pattern))
     told = sorted(pair for pair in environment if pair[0].startswith(_ENVIRONMENT))
     # Who may open a device's file.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import pyllama
 from pyllama.builder.compile.toolchain import find_compilers
 from pyllama.native import backends, plugins, probe
 
@@ -104,6 +106,57 @@ def test_a_missing_library_of_the_system_is_named(
     driver.unlink()
     out, _ = show(folder)
     assert "libno_driver_here.so.1" in json.loads(out.splitlines()[1])["driven"]
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Callable[..., Path]:
+    """`shared(folder, name, answer, *needs)` links a library with a function of its name."""
+
+    def linked(folder: Path, name: str, answer: int, *needs: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"lib{name}.so.13"
+        calls = "".join(f"int {need.name[3:].partition('.')[0]}(void);\n" for need in needs)
+        total = "".join(f" + {need.name[3:].partition('.')[0]}()" for need in needs)
+        text = f"{calls}int {name}(void) {{ return {answer}{total}; }}\n"
+        command = [find_compilers().cc, "-shared", "-fPIC", "-x", "c", "-", "-x", "none", *map(str, needs)]
+        command += [f"-Wl,-soname,{path.name}", "-o", str(path)]
+        subprocess.run(command, input=text, text=True, check=True)
+        return path
+
+    return linked
+
+
+def test_libraries_of_nvidias_packages(
+    make: Make, show: Callable[..., tuple[str, str]], shared: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What the system lacks is taken from the packages, and nothing else of them is."""
+    site, system = tmp_path / "site/nvidia/cu13/lib", tmp_path / "system"
+    libraries = []
+    for folder, answer in ((site, 1), (system, 100)):
+        runtime, light = shared(folder, "a_runtime", answer), shared(folder, "a_light", answer)
+        libraries = [runtime, light, shared(folder, "a_blas", answer, light)]
+    said = tmp_path / "said"
+    text = 'int a_runtime(void), a_blas(void); FILE * f = fopen(getenv("SAID"), "w"); '
+    text += 'fprintf(f, "%d %d", a_runtime(), a_blas()); fclose(f);'
+    folder = make("cuda", text, str(libraries[0]), str(libraries[2]))
+    roots = str(Path(pyllama.__file__).parents[1])
+
+    def answers(site: Path | None, system: Path | None) -> tuple[str, str]:
+        said.unlink(missing_ok=True)
+        path = os.pathsep.join([roots, *([str(site)] if site else [])])
+        out, _ = show(folder, PYTHONPATH=path, LD_LIBRARY_PATH=str(system or ""), SAID=str(said))
+        return said.read_text() if said.exists() else "", json.loads(out.splitlines()[1])["cuda"]
+
+    found, reason = answers(None, None)
+    assert found == "" and "liba_runtime.so.13" in reason
+    assert answers(tmp_path / "site", None)[0] == "1 2"
+    assert answers(tmp_path / "site", system)[0] == "100 200"
+    libraries[2].unlink()
+    # The packages' own needs are the system's first as well.
+    assert answers(tmp_path / "site", system)[0] == "100 101"
+    (site / "liba_blas.so.13").unlink()
+    found, reason = answers(tmp_path / "site", system)
+    assert found == "" and "liba_blas.so.13" in reason
 
 
 def test_it_is_tried_once_until_something_changes(
