@@ -21,7 +21,7 @@ from pyllama.builder.progress import Reporter
 from pyllama.errors import BuildError, UsageError
 
 from .cut import plugins_of
-from .project import CORE, version, write_core, write_plugin
+from .project import CORE, licenses, version, write_core, write_plugin
 from .wheels import Wheel, Workshop, environment
 
 DEFAULT = ("cpu", "rpc")
@@ -50,13 +50,13 @@ def _make(args: argparse.Namespace) -> int:
         workshop = Workshop(folder, environment(int(date.timestamp())))
         with reporter.stage("core") as stage:
             write_core(built, folder / "core")
-            made.append(workshop.core(folder / "core"))
+            made.append(workshop.core(folder / "core", licenses(built)))
             stage.note = _told(made[-1])
         for backend in plugins_of(finished.read(built)):
             with reporter.stage(backend) as stage:
                 project = folder / f"project-{backend}"
                 write_plugin(built, backend, of, project)
-                made.append(workshop.plugin(project))
+                made.append(workshop.plugin(project, licenses(built)))
                 stage.note = _told(made[-1])
         _put(made, args.out)
     for wheel in made:

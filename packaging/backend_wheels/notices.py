@@ -1,15 +1,20 @@
-"""Licence texts of the libraries that auditwheel grafted, from the system that they were taken from."""
+"""What a wheel says of the libraries that auditwheel grafted: licences, and texts from this system."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from . import grafts
 
 _BOM = Path("sboms") / "auditwheel.cdx.json"
 _DEBIAN = re.compile(r"pkg:deb/[^/]+/([^@?#]+)")
 _DOC = Path("/usr/share/doc")
+_COMMON = Path("/usr/share/common-licenses")
 
 
 def packages(bom: str) -> list[str]:
@@ -18,31 +23,48 @@ def packages(bom: str) -> list[str]:
     return sorted({match[1] for row in rows if (match := _DEBIAN.match(row.get("purl", "")))})
 
 
-def listed(metadata: str, files: list[str]) -> str:
-    """Return the wheel's METADATA with licence files added behind those that it lists."""
-    lines = metadata.split("\n")
-    head = lines.index("")
-    last = max(i for i, line in enumerate(lines[:head]) if line.startswith(("License-File:", "Name:")))
-    return "\n".join([*lines[: last + 1], *(f"License-File: {file}" for file in files), *lines[last + 1 :]])
+def licensed(bom: str) -> str:
+    """Return auditwheel's bill of materials with the licences of Debian's packages that we know."""
+    table: dict[str, Any] = json.loads(bom)
+    for row in table.get("components", ()):
+        match = _DEBIAN.match(row.get("purl", ""))
+        known = grafts.known(match[1]) if match else None
+        if known is not None:
+            row["licenses"] = [{"expression": known.license}]
+    return json.dumps(table)
 
 
-def add(unpacked: Path, doc: Path = _DOC) -> list[str]:
-    """Put the texts into an unpacked wheel; return the packages that have none here.
+def told(metadata: str, license: str, files: Iterable[str]) -> str:
+    """Return the wheel's METADATA with its licence, and with licence files behind those that it lists."""
+    head, blank, text = metadata.partition("\n\n")
+    lines = [line for line in head.split("\n") if not line.startswith("License-Expression:")]
+    last = max(i for i, line in enumerate(lines) if line.startswith(("License-File:", "Name:")))
+    lines[last + 1 : last + 1] = [f"License-File: {file}" for file in files]
+    return "\n".join([*lines, f"License-Expression: {license}"]) + blank + text
 
-    `doc` is where Debian keeps them.
+
+def add(unpacked: Path, own: Iterable[str], doc: Path = _DOC, common: Path = _COMMON) -> list[str]:
+    """Say in an unpacked wheel what was grafted; return the packages whose texts are not here.
+
+    `own` are the licences of what was compiled, SPDX expressions; `doc` and `common` are where Debian keeps
+    texts. Raises BuildError for a library whose licence we do not know.
     """
     (info,) = unpacked.glob("*.dist-info")
-    if not (info / _BOM).is_file():
-        return []
-    found, missing = [], []
-    for package in packages((info / _BOM).read_text(encoding="utf-8")):
-        text = doc / package / "copyright"
-        if text.is_file():
-            name = f"LICENSE-{package}"
-            shutil.copyfile(text, info / "licenses" / name)
-            found.append(name)
-        else:
-            missing.append(package)
+    rows = grafts.rows(path.name for path in sorted(unpacked.glob("*.libs/*")))
+    found: list[str] = []
+    missing: list[str] = []
+    if (info / _BOM).is_file():
+        bom = (info / _BOM).read_text(encoding="utf-8")
+        for package in packages(bom):
+            (found if (doc / package / "copyright").is_file() else missing).append(package)
+        (info / _BOM).write_text(licensed(bom), encoding="utf-8")
+    texts = {f"LICENSE-{package}": doc / package / "copyright" for package in found}
+    if found:  # they refer to texts that Debian keeps elsewhere
+        names = sorted({name for row in rows for name in row.texts})
+        texts |= {f"LICENSE-{name}": common / name for name in names if (common / name).is_file()}
+    for name, text in texts.items():
+        shutil.copyfile(text, info / "licenses" / name)
     metadata = info / "METADATA"
-    metadata.write_text(listed(metadata.read_text(encoding="utf-8"), found), encoding="utf-8")
+    said = told(metadata.read_text(encoding="utf-8"), grafts.expression(own, rows), texts)
+    metadata.write_text(said, encoding="utf-8")
     return missing

@@ -61,6 +61,15 @@ def names(backend: str, of: str, library: elf.Library | None) -> Names:
     return Names(f"{CORE}-{tail}", f"{CORE.replace('-', '_')}_{tail}".replace("-", "_"), tuple(requires))
 
 
+def licenses(build: Path) -> list[str]:
+    """Return the licences of what a build was compiled of, SPDX expressions: ours, and its patches'.
+
+    Works of others in the sources are under MIT, or offered under it (`third_party`).
+    """
+    applied = [row for row in _provenance(build)["features"] if row["patch"]]
+    return ["MIT", *sorted({row["license"] for row in applied} - {"MIT"})]
+
+
 def write_core(build: Path, out: Path) -> None:
     """Write the core of a finished build as a finished build of its own."""
     part, told = cut_core(finished.read(build), _provenance(build))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +40,16 @@ class Workshop:
     folder: Path
     environment: Mapping[str, str]
 
-    def core(self, build: Path) -> Wheel:
-        """Make the core's wheel from a folder with nothing but the core."""
+    def core(self, build: Path, licenses: Iterable[str]) -> Wheel:
+        """Make the core's wheel from a folder with nothing but the core; `licenses` are what is compiled."""
         raw = self._wheel(ROOT, f"-Ccmake.define.PYLLAMA_BUILT={build}", "-Cwheel.reproducible=true")
         return self._finished(
-            self._audited(raw, ()), lambda unpacked: refresh(unpacked / "pyllama" / "_build")
+            self._audited(raw, ()), licenses, lambda unpacked: refresh(unpacked / "pyllama" / "_build")
         )
 
-    def plugin(self, project: Path) -> Wheel:
+    def plugin(self, project: Path, licenses: Iterable[str]) -> Wheel:
         """Make a backend's wheel from its project."""
-        return self._finished(self._audited(self._wheel(project), FOREIGN), lambda unpacked: None)
+        return self._finished(self._audited(self._wheel(project), FOREIGN), licenses, lambda unpacked: None)
 
     def _wheel(self, project: Path, *settings: str) -> Path:
         out = self._place(f"raw-{project.name}")
@@ -65,13 +65,13 @@ class Workshop:
         (audited,) = out.glob("*.whl")
         return audited
 
-    def _finished(self, audited: Path, change: Callable[[Path], None]) -> Wheel:
+    def _finished(self, audited: Path, licenses: Iterable[str], change: Callable[[Path], None]) -> Wheel:
         """Change a wheel that auditwheel gave, and add the licences of what it grafted."""
         opened, packed = self._place(f"open-{audited.stem}"), self._place(f"packed-{audited.stem}")
         self._run("wheel", "unpack", "--dest", opened, audited)
         (unpacked,) = opened.iterdir()
         change(unpacked)
-        unlicensed = notices.add(unpacked)
+        unlicensed = notices.add(unpacked, licenses)
         packed.mkdir()
         self._run("wheel", "pack", "--dest-dir", packed, unpacked)
         (wheel,) = packed.glob("*.whl")

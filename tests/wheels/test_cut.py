@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from email import message_from_string
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import pytest
-from backend_wheels import notices
+from backend_wheels import grafts, notices
 from backend_wheels.cut import cut_core, cut_plugin, plugins_of
 from backend_wheels.project import names
+from cyclonedx.spdx import is_expression
 
 from pyllama.builder.verify.elf import Library
 from pyllama.errors import BuildError, UsageError
@@ -121,23 +124,77 @@ def test_names() -> None:
     assert packaged.requires[1:] == ("nvidia-cublas>=13,<14", "nvidia-cuda-runtime>=13,<14")
 
 
-def test_licences_of_what_was_grafted(tmp_path: Path) -> None:
-    info = tmp_path / "x-1.dist-info"
-    (info / "sboms").mkdir(parents=True)
-    (info / "licenses").mkdir()
-    metadata = (
-        "Metadata-Version: 2.4\nName: x\nLicense-File: LICENSE\nVersion: 1\n\nLicense-File: in the text\n"
-    )
-    (info / "METADATA").write_text(metadata)
-    assert notices.add(tmp_path) == []  # nothing was grafted
-    assert (info / "METADATA").read_text() == metadata
-    rows = ("pkg:pypi/x@1", "pkg:deb/debian/libgomp1@12.2.0-14%2Bdeb12u1", "pkg:deb/debian/liblost@1")
-    bom = {"components": [{"purl": row} for row in rows]}
-    (info / "sboms" / "auditwheel.cdx.json").write_text(json.dumps(bom))
-    (tmp_path / "doc" / "libgomp1").mkdir(parents=True)
-    (tmp_path / "doc" / "libgomp1" / "copyright").write_text("GPL with the runtime exception\n")
-    assert notices.add(tmp_path, tmp_path / "doc") == ["liblost"]
-    assert (info / "licenses" / "LICENSE-libgomp1").read_text() == "GPL with the runtime exception\n"
-    assert (info / "METADATA").read_text() == metadata.replace(
-        "License-File: LICENSE\n", "License-File: LICENSE\nLicense-File: LICENSE-libgomp1\n"
-    )
+# --- what was grafted ---
+
+METADATA = (
+    "Metadata-Version: 2.4\nName: x\nVersion: 1\nLicense-Expression: MIT\nLicense-File: LICENSE\n"
+    "\nLicense-File: in the text\n"
+)
+GCC = "GPL-3.0-or-later WITH GCC-exception-3.1"
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """An unpacked wheel into which nothing was grafted."""
+    info = tmp_path / "wheel/x-1.dist-info"
+    (info / "licenses").mkdir(parents=True)
+    (info / "METADATA").write_text(METADATA)
+    return tmp_path / "wheel"
+
+
+def graft(unpacked: Path, *purls: str, libraries: tuple[str, ...]) -> None:
+    info = unpacked / "x-1.dist-info"
+    (info / "sboms").mkdir()
+    bom = {"components": [{"purl": "pkg:pypi/x@1"}, *({"purl": purl} for purl in purls)]}
+    (info / "sboms/auditwheel.cdx.json").write_text(json.dumps(bom))
+    (unpacked / "x.libs").mkdir()
+    for library in libraries:
+        (unpacked / "x.libs" / library).touch()
+
+
+def metadata(unpacked: Path) -> Message:
+    return message_from_string((unpacked / "x-1.dist-info/METADATA").read_text())
+
+
+def test_without_grafts_it_is_ours_alone(unpacked: Path) -> None:
+    assert notices.add(unpacked, ["MIT"]) == []
+    said = metadata(unpacked)
+    assert said.get_all("License-Expression") == ["MIT"] and said.get_all("License-File") == ["LICENSE"]
+    assert said.get_payload() == "License-File: in the text\n"
+
+
+def test_licences_of_what_was_grafted(unpacked: Path, tmp_path: Path) -> None:
+    purls = ("pkg:deb/debian/libgomp1@12.2.0-14%2Bdeb12u1", "pkg:deb/debian/libgfortran-lost@1")
+    graft(unpacked, *purls, libraries=("libgomp-f9a9ad78.so.1.0.0", "libgfortran-59811b6f.so.5"))
+    (tmp_path / "doc/libgomp1").mkdir(parents=True)
+    (tmp_path / "doc/libgomp1/copyright").write_text("the text is in GPL-3\n")
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common/GPL-3").write_text("the text\n")
+    missing = notices.add(unpacked, ["MIT"], tmp_path / "doc", tmp_path / "common")
+    assert missing == ["libgfortran-lost"]
+    folder = unpacked / "x-1.dist-info"
+    assert (folder / "licenses/LICENSE-libgomp1").read_text() == "the text is in GPL-3\n"
+    assert (folder / "licenses/LICENSE-GPL-3").read_text() == "the text\n"
+    said = metadata(unpacked)
+    assert said.get_all("License-File") == ["LICENSE", "LICENSE-libgomp1", "LICENSE-GPL-3"]
+    assert said.get_all("License-Expression") == [f"MIT AND {GCC}"]
+    bom = json.loads((folder / "sboms/auditwheel.cdx.json").read_text())
+    assert [row.get("licenses") for row in bom["components"]] == [None, *[[{"expression": GCC}]] * 2]
+
+
+def test_a_library_of_unknown_licence_is_refused(unpacked: Path) -> None:
+    graft(unpacked, libraries=("libgomp-1.so.1", "libsecret-2.so.3"))
+    with pytest.raises(
+        BuildError, match=r"put libsecret-2\.so\.3 into the wheel, and its licence is not known"
+    ):
+        notices.add(unpacked, ["MIT"])
+
+
+def test_expressions() -> None:
+    rows = grafts.rows(["libquadmath-1.so", "libopenblasp-r0-2.so", "libgfortran-3.so", "libgomp-4.so"])
+    said = grafts.expression(["MIT", "Apache-2.0 OR BSL-1.0", "MIT"], rows)
+    assert said.split(" AND ") == [
+        *("MIT", "(Apache-2.0 OR BSL-1.0)", GCC, "LGPL-2.0-or-later", "LGPL-2.1-or-later"),
+        *("BSD-3-Clause", "BSD-2-Clause-Views", "BSD-3-Clause-Open-MPI"),
+    ]
+    assert is_expression(said) and not is_expression(said.replace("Views", "Visions"))

@@ -215,7 +215,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = {**info, "pin": "2025-08", "key": said["key"][::-1], "identity": identity}
     (folder / "build" / "build.json").write_text(json.dumps(manifest))
     write_plugin(folder / "build", backend, version(), folder / "project")
-    return Workshop(folder, environment(0)).plugin(folder / "project").path
+    return Workshop(folder, environment(0)).plugin(folder / "project", ["MIT"]).path
 
 
 def test_one_of_another_pin_is_refused(with_plugins: Environment, foreign: Path, dist: Path) -> None:

@@ -14,6 +14,7 @@ from email import message_from_bytes
 from pathlib import Path, PurePosixPath
 
 import pytest
+from cyclonedx.spdx import is_expression
 from making import BACKENDS, BUILD, ROOT, clean, make
 
 from pyllama.builder.paths import cache_dir
@@ -112,6 +113,13 @@ def test_the_licences_of_grafted_libraries_are_inside(dist: Path) -> None:
         grafted = [name for name in names if PurePosixPath(name).parent.suffix == ".libs"]
         added = [name for name in names if "/licenses/LICENSE-lib" in name]
         assert len(added) == len(grafted)
+        (file,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        said = message_from_bytes(zipfile.ZipFile(wheel).read(file)).get_all("License-Expression", [])
+        assert (len(said) == 1 and is_expression(said[0])) or said == ["MIT"]
+        assert said[0].startswith("MIT AND ") is bool(grafted)
+        if any("libgomp" in name or "libgfortran" in name for name in grafted):
+            assert "GPL-3.0-or-later WITH GCC-exception-3.1" in said[0]
+            assert any(name.endswith("/licenses/LICENSE-GPL-3") for name in names)
     assert any("libgomp" in name for name in zipfile.ZipFile(core(dist)).namelist())
 
 
