@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cyclonedx.model import (
-    AttachedText,
-    Encoding,
-    ExternalReference,
     ExternalReferenceType,
     HashAlgorithm,
     HashType,
-    Property,
     XsUri,
 )
 from cyclonedx.model.bom import Bom, BomMetaData
@@ -31,14 +25,15 @@ from cyclonedx.model.component import (
     Swhid,
 )
 from cyclonedx.model.issue import IssueClassification, IssueType
-from cyclonedx.model.license import DisjunctiveLicense, License, LicenseExpression
-from cyclonedx.spdx import fixup_id, is_expression
+from cyclonedx.model.license import License
 from packageurl import PackageURL
 
 from .. import __version__
 from ..builder.provenance import UPSTREAM, Change, Linked, Provenance, ThirdParty
-from ..errors import LoadError
+from .bom_parts import attached_diff, digest, license_of, links, own_properties, read_file
+from .bom_wheels import wheel_parts
 from .distributions import Distribution
+from .wheels import Wheel
 
 DISTRIBUTION = "pyllama-cffi"
 _ORIGIN = re.compile(
@@ -49,16 +44,26 @@ _ORIGIN = re.compile(
 
 
 def make_bom(
-    folder: Path, build: Mapping[str, Any], held: Provenance, installed: Mapping[str, Distribution]
+    folder: Path,
+    build: Mapping[str, Any],
+    held: Provenance,
+    installed: Mapping[str, Distribution],
+    wheels: Iterable[Wheel] = (),
 ) -> Bom:
-    """Put the parts together; `installed` are the Python distributions, ours first, or none."""
-    top = _pyllama(build, installed)
+    """Put the parts together; `installed` are the Python distributions, ours first, or none.
+
+    `wheels` are those of them that hold libraries which are not of the build itself.
+    """
+    wheels = list(wheels)
+    top = _pyllama(build, installed, wheels)
     upstream = _llama_cpp(folder, held)
     patches = {change.name: _patch_file(change) for change in held.features if change.patch}
-    own = {Path(row.file).name for row in held.libraries}
+    inside = {wheel: wheel_parts(wheel, upstream.licenses) for wheel in wheels}
+    grafted = {part.name: part for wheel in wheels for part in inside[wheel].grafted}
+    own = {Path(row.file).name for row in held.libraries} | set(grafted)
     core = {row: _library(folder, row, own, upstream.licenses) for row in held.libraries if _is_core(row)}
     modules = {
-        row: _library(folder, row, own, [_license("MIT")]) for row in held.libraries if not _is_core(row)
+        row: _library(folder, row, own, [license_of("MIT")]) for row in held.libraries if not _is_core(row)
     }
     works = {row: _work(folder, row) for row in held.third_party}
     python = {row.name: _distribution(row) for row in installed.values() if row.name != DISTRIBUTION}
@@ -76,10 +81,20 @@ def make_bom(
             bom.register_dependency(patches[change.name], _named(patches, change.requires))
     libraries = {part.name: part for part in core.values()}
     for row, part in {**core, **modules}.items():
-        inside = [works[work] for work in held.third_party if work.library == row.file]
-        bom.register_dependency(part, [*inside, *_named(libraries, row.needs)])
+        found = [works[work] for work in held.third_party if work.library == row.file]
+        bom.register_dependency(part, [*found, *_named({**grafted, **libraries}, row.needs)])
     for name, part in python.items():
         bom.register_dependency(part, _named(python, installed[name].requires))
+    # A plug-in requires pyllama and not the other way round; it is of this document because it is found.
+    bom.register_dependency(top, _named(python, (wheel.distribution for wheel in wheels)))
+    for wheel in wheels:
+        every = [part for kind in inside[wheel] for part in kind]
+        bom.components.update(every)
+        bom.register_dependency(python.get(wheel.distribution, top), every)
+        base = [part for name, part in libraries.items() if "ggml-base" in name]
+        for part in every:
+            needed = [*base, *inside[wheel].grafted] if part in inside[wheel].plugins else ()
+            bom.register_dependency(part, needed)
     return bom
 
 
@@ -92,12 +107,17 @@ def _named(parts: Mapping[str, Component], names: Iterable[str]) -> list[Compone
     return [parts[name] for name in names if name in parts]
 
 
-def _pyllama(build: Mapping[str, Any], installed: Mapping[str, Distribution]) -> Component:
+def _pyllama(
+    build: Mapping[str, Any], installed: Mapping[str, Distribution], wheels: Iterable[Wheel]
+) -> Component:
     version = installed[DISTRIBUTION].version if installed else __version__
+    # A wheel with libraries of its maker's system in it says more than MIT.
+    said = (installed[DISTRIBUTION].license if installed else "") or "MIT"
     told = [name for name in ("build_key", "key", "pin", "flavour", "cpu", "compiler") if name in build]
     properties = [(name.replace("_", "-"), str(build[name])) for name in told]
     properties += [(f"option:{name}", value) for name, value in build.get("options", {}).items()]
     properties += [("backend", name) for name in build.get("backends", ())]
+    properties += [("backend", wheel.backend) for wheel in wheels if wheel.backend]
     if not installed:
         properties.append(("python-dependencies", f"unknown: {DISTRIBUTION} is not installed here"))
     return Component(
@@ -105,9 +125,9 @@ def _pyllama(build: Mapping[str, Any], installed: Mapping[str, Distribution]) ->
         type=ComponentType.LIBRARY,
         name=DISTRIBUTION,
         version=version,
-        licenses=[_license("MIT")],
+        licenses=[license_of(said)],
         purl=PackageURL("pypi", name=DISTRIBUTION, version=version),
-        properties=_properties(*properties),
+        properties=own_properties(*properties),
     )
 
 
@@ -118,8 +138,8 @@ def _llama_cpp(folder: Path, held: Provenance) -> Component:
     home = f"https://github.com/{at.repository}" if at.repository else ""
     purl = PackageURL("github" if owner else "generic", owner or None, name, at.commit)
     applied = [change for change in held.features if change.patch]
-    text = _read(folder, "licenses/LICENSE-llama.cpp").decode("utf-8", "replace")
-    own = _license("MIT", text)
+    text = read_file(folder, "licenses/LICENSE-llama.cpp").decode("utf-8", "replace")
+    own = license_of("MIT", text)
     # With a patch under another licence, both hold for the whole.
     others = sorted({change.license for change in applied} - {"MIT"})
     pristine = Component(
@@ -136,11 +156,11 @@ def _llama_cpp(folder: Path, held: Provenance) -> Component:
         type=ComponentType.LIBRARY,
         name="llama.cpp",
         version=at.commit,
-        licenses=[_license(" AND ".join(f"({name})" for name in ["MIT", *others]))] if others else [own],
+        licenses=[license_of(" AND ".join(f"({name})" for name in ["MIT", *others]))] if others else [own],
         purl=purl,
         swhids=[Swhid(f"swh:1:dir:{held.tree}")],
-        external_references=_references(home),
-        properties=_properties(
+        external_references=links(home),
+        properties=own_properties(
             ("pin", at.pin),
             ("pin-date", at.date),
             ("tree:pristine", at.tree),
@@ -163,7 +183,7 @@ def _patch(folder: Path, change: Change) -> Patch:
     merged = change.upstream_status.startswith("merged-in")
     return Patch(
         type=PatchClassification.BACKPORT if merged else PatchClassification.UNOFFICIAL,
-        diff=Diff(text=_attached(_read(folder, change.patch)), url=XsUri(change.patch)),
+        diff=Diff(text=attached_diff(read_file(folder, change.patch)), url=XsUri(change.patch)),
         resolves=[_issue(origin, change) for origin in change.origin if not _is_commit(origin)],
     )
 
@@ -204,15 +224,15 @@ def _patch_file(change: Change) -> Component:
         name=change.patch,
         description=change.title,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=change.sha256)],
-        licenses=[_license(change.license)],
+        licenses=[license_of(change.license)],
         external_references=[
-            *_references(*(_url(origin) for origin in change.origin if _is_commit(origin))),
-            *_references(
+            *links(*(_url(origin) for origin in change.origin if _is_commit(origin))),
+            *links(
                 *(_url(origin) for origin in change.origin if not _is_commit(origin)),
                 kind=ExternalReferenceType.ISSUE_TRACKER,
             ),
         ],
-        properties=_properties(
+        properties=own_properties(
             ("feature", change.name),
             ("upstream-status", change.upstream_status),
             ("tree:patched", change.tree),
@@ -223,30 +243,29 @@ def _patch_file(change: Change) -> Component:
 
 
 def _library(folder: Path, row: Linked, own: set[str], licenses: Iterable[License]) -> Component:
-    digest = hashlib.sha256(_read(folder, row.file)).hexdigest()
     return Component(
         bom_ref=row.file,
         type=ComponentType.LIBRARY,
         name=Path(row.file).name,
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
+        hashes=[digest(read_file(folder, row.file))],
         licenses=licenses,
-        properties=_properties(
+        properties=own_properties(
             ("file", row.file), *(("needs-of-system", name) for name in row.needs if name not in own)
         ),
     )
 
 
 def _work(folder: Path, row: ThirdParty) -> Component:
-    text = _read(folder, row.notice).decode("utf-8", "replace") if row.notice else ""
+    text = read_file(folder, row.notice).decode("utf-8", "replace") if row.notice else ""
     return Component(
         bom_ref=f"third-party:{row.name}",
         type=ComponentType.LIBRARY,
         group=row.url.split("/")[-2],  # `yarn` alone is a well-known other work
         name=row.name,
         copyright=row.copyright or None,
-        licenses=[_license(row.license, text)],
-        external_references=_references(row.url),
-        properties=_properties(("source", row.source)),
+        licenses=[license_of(row.license, text)],
+        external_references=links(row.url),
+        properties=own_properties(("source", row.source)),
     )
 
 
@@ -256,44 +275,7 @@ def _distribution(row: Distribution) -> Component:
         type=ComponentType.LIBRARY,
         name=row.name,
         version=row.version or None,
-        licenses=[_license(row.license)] if row.license else (),
+        licenses=[license_of(row.license)] if row.license else (),
         purl=PackageURL("pypi", name=row.name, version=row.version or None),
-        properties=() if row.version else _properties(("installed", "no")),
+        properties=() if row.version else own_properties(("installed", "no")),
     )
-
-
-def _license(words: str, text: str = "") -> License:
-    """Return a licence by its SPDX identifier, by an SPDX expression, or by what it is called."""
-    attached = AttachedText(content=text) if text else None
-    known = fixup_id(words)
-    if known is None and is_expression(words):
-        return LicenseExpression(words)
-    return DisjunctiveLicense(id=known, name=None if known else words, text=attached)
-
-
-def _properties(*pairs: tuple[str, str]) -> list[Property]:
-    return [Property(name=f"pyllama:{name}", value=value) for name, value in pairs]
-
-
-def _references(
-    *urls: str, kind: ExternalReferenceType = ExternalReferenceType.VCS
-) -> list[ExternalReference]:
-    return [ExternalReference(type=kind, url=XsUri(url)) for url in urls if url]
-
-
-def _attached(data: bytes) -> AttachedText:
-    """Return a diff as text, or in base64 when it is not UTF-8."""
-    try:
-        return AttachedText(content=data.decode("utf-8"), content_type="text/x-diff")
-    except UnicodeDecodeError:
-        content = base64.b64encode(data).decode("ascii")
-        return AttachedText(content=content, content_type="text/x-diff", encoding=Encoding.BASE_64)
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise LoadError(
-            f"{folder / name} cannot be read ({error.strerror}): build or install pyllama again"
-        ) from error

@@ -26,6 +26,7 @@ def document() -> str:
     or it is damaged, UsageError when SOURCE_DATE_EPOCH is not a time.
     """
     try:
+        from . import wheels
         from .bom import DISTRIBUTION, make_bom
         from .distributions import closure
     except ModuleNotFoundError as error:
@@ -35,9 +36,14 @@ def document() -> str:
             "an SBOM needs cyclonedx-python-lib and packaging: run `pip install 'pyllama-cffi[sbom]'`, "
             "or install these two"
         ) from error
-    folder = build_info().folder
+    info = build_info()
+    folder = info.folder
     build = read_json(folder)
-    bom = make_bom(folder, build, provenance.read(folder), closure(DISTRIBUTION))
+    ours = wheels.installed(info, DISTRIBUTION)
+    python = closure(DISTRIBUTION)
+    for wheel in ours:
+        python |= {name: row for name, row in closure(wheel.distribution).items() if name not in python}
+    bom = make_bom(folder, build, provenance.read(folder), python, ours)
     bom.metadata.timestamp = _timestamp()  # type: ignore[assignment]  # without one, none is written
     # Two documents that differ in anything have different numbers.
     bom.serial_number = uuid.uuid5(_NAMESPACE, build["build_key"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -192,6 +193,33 @@ def test_a_damaged_one_is_named_with_its_cure(with_plugins: Environment) -> None
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert f"LoadError: the distribution {row[2]} is damaged" in last and "pip install" in last
+
+
+def test_the_sbom_lists_them(with_plugins: Environment, dist: Path) -> None:
+    """Each wheel, its plug-in, and the libraries of this system in it, with their licences."""
+    with_plugins.pip("install", "-q", "cyclonedx-python-lib>=11,<12")
+    table = json.loads(with_plugins.good("pyllama", "info", "--sbom"))
+    parts = {row["bom-ref"]: row for row in table["components"]}
+    for wheel in dist.glob("*.whl"):
+        archive = ZipFile(wheel)
+        (file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        said = message_from_bytes(archive.read(file))
+        core = said["Name"] == "pyllama-cffi"
+        row = table["metadata"]["component"] if core else parts[f"python:{said['Name']}"]
+        (license,) = row["licenses"]
+        assert said["License-Expression"] in (license.get("expression"), license.get("license", {}).get("id"))
+        held = [
+            name
+            for name in archive.namelist()
+            if ".so" in name and (".libs/" in name or not core) and not name.endswith("/")
+        ]
+        assert held
+        for name in held:
+            content = hashlib.sha256((with_plugins.site / name).read_bytes()).hexdigest()
+            assert parts[name]["hashes"] == [{"alg": "SHA-256", "content": content}]
+        if any(".libs/" in name for name in held):
+            origins = [row for ref, row in parts.items() if ref.startswith(f"{said['Name']}:pkg:")]
+            assert origins and all("licenses" in row for row in origins)
 
 
 def built() -> Path:
