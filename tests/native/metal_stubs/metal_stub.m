@@ -75,12 +75,14 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
 @interface StubEncoder : NSObject <MTLBlitCommandEncoder, MTLComputeCommandEncoder> {
   @public
     NSMutableArray * work; // of blocks
+    NSMutableArray * kept; // resources; nil when the command buffer does not retain them
 }
 @end
 
 @implementation StubEncoder
 - (void) dealloc {
     [work release];
+    [kept release];
     [super dealloc];
 }
 - (void) endEncoding {}
@@ -88,8 +90,8 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
 - (void) popDebugGroup {}
 
 - (void) add:(void (^)(void)) step {
-    void (^kept)(void) = Block_copy(step);
-    [work addObject:[NSValue valueWithPointer:(void *) kept]];
+    void (^later)(void) = Block_copy(step);
+    [work addObject:[NSValue valueWithPointer:(void *) later]];
 }
 
 - (void) copyFromBuffer:(id<MTLBuffer>) source
@@ -107,6 +109,8 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
     if ((sourceOffset | destinationOffset | size) % 4 != 0 || (a < b + size && b < a + size)) {
         violations++;
     }
+    [kept addObject:from];
+    [kept addObject:to];
     [self add:^{
         memmove(b, a, size);
         copies++;
@@ -118,6 +122,7 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
     StubBuffer * to = (StubBuffer *) buffer;
     must_fit(to, range.location, range.length, "fill");
     char * b = to->bytes + range.location;
+    [kept addObject:to];
     [self add:^{
         memset(b, value, range.length);
     }];
@@ -137,17 +142,20 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
 
 @interface StubCommandBuffer : NSObject <MTLCommandBuffer> {
     NSMutableArray *        work;
+    NSMutableArray *        kept;
     MTLCommandBufferHandler completed;
     MTLCommandBufferStatus  state;
     BOOL                    broken;
 }
+- (id) initRetaining:(BOOL) retaining;
 - (void) carryOut;
 @end
 
 @implementation StubCommandBuffer
-- (id) init {
+- (id) initRetaining:(BOOL) retaining {
     self   = [super init];
     work   = [NSMutableArray new];
+    kept   = retaining ? [NSMutableArray new] : nil;
     broken = fails(METAL_STUB_ERROR);
     return self;
 }
@@ -156,6 +164,7 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
         Block_release([step pointerValue]);
     }
     [work release];
+    [kept release];
     if (completed) {
         Block_release(completed);
     }
@@ -172,6 +181,7 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
     }
     StubEncoder * res = [[StubEncoder new] autorelease];
     res->work         = [work retain];
+    res->kept         = [kept retain];
     return res;
 }
 - (id<MTLBlitCommandEncoder>) blitCommandEncoder { return [self encoder]; }
@@ -181,10 +191,10 @@ static void must_fit(StubBuffer * buffer, NSUInteger offset, NSUInteger size, co
     return [self encoder];
 }
 - (void) encodeSignalEvent:(id<MTLEvent>) event value:(uint64_t) value {
-    void (^kept)(void) = Block_copy(^{
+    void (^later)(void) = Block_copy(^{
         [(StubEvent *) event setSignaledValue:value];
     });
-    [work addObject:[NSValue valueWithPointer:(void *) kept]];
+    [work addObject:[NSValue valueWithPointer:(void *) later]];
 }
 - (void) encodeWaitForEvent:(id<MTLEvent>) event value:(uint64_t) value { (void) event, (void) value; } // all is in order
 - (void) addCompletedHandler:(MTLCommandBufferHandler) handler { completed = Block_copy(handler); }
@@ -224,10 +234,11 @@ static void run_until(id last) {
 @end
 
 @implementation StubQueue
-- (id<MTLCommandBuffer>) commandBuffer {
-    return fails(METAL_STUB_NO_COMMAND_BUFFER) ? nil : [[StubCommandBuffer new] autorelease];
+- (id) commandBuffer:(BOOL) retaining {
+    return fails(METAL_STUB_NO_COMMAND_BUFFER) ? nil : [[[StubCommandBuffer alloc] initRetaining:retaining] autorelease];
 }
-- (id<MTLCommandBuffer>) commandBufferWithUnretainedReferences { return [self commandBuffer]; }
+- (id<MTLCommandBuffer>) commandBuffer { return [self commandBuffer:YES]; }
+- (id<MTLCommandBuffer>) commandBufferWithUnretainedReferences { return [self commandBuffer:NO]; }
 @end
 
 @interface StubLibrary : NSObject <MTLLibrary>
