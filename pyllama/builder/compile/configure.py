@@ -160,9 +160,9 @@ def _configure(
         if held[:1] != [objects]:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(f"{objects}\n", encoding="utf-8")  # they fit even if CMake does not come to its end
         for target, made in tools_of.items():
             _start_anew_with(_hash(made), folder / "ggml" / "src" / target)
-        stamp.write_text(f"{objects}\n", encoding="utf-8")  # they fit even if CMake does not come to its end
         (folder / "CMakeCache.txt").unlink(missing_ok=True)  # options that fell away would live on in it
         _write_identity(folder / "pyllama-identity.c", identity)
         command = [tools.cmake, "-G", "Ninja", "-S", str(patched.folder), "-B", str(folder)]
