@@ -89,6 +89,7 @@ def test_the_patches_in_it_turn_upstream_into_the_tree_that_it_names(
         "view-copy.patch",
         "self-locating.patch",
         "rpc-errors.patch",
+        "recurrent-fixes.patch",
     ]
     for patch in patches:
         diff = patch["diff"]["text"]["content"].encode()
