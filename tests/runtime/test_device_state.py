@@ -1,4 +1,4 @@
-"""Feature device-state: save, other work, restore gives the same logits, to the bit, for every kind of cache."""
+"""Feature device-state: after save, other work and restore the logits are the same, to the bit."""
 
 from __future__ import annotations
 
