@@ -39,7 +39,7 @@ def main() -> None:
     for pin in opened.lock.pins:
         file = ROOT / "build" / "matrix" / f"{pin.name}.json"
         if file.is_file():
-            features = [feature.name for feature in opened.select(pin, "all")]
+            features = [one.name for one in opened.select(pin, "all") if one.at(pin.name).kind == "hooks"]
             table = render(json.loads(file.read_text(encoding="utf-8")), features)
             told[pin.name] = f"Seen on {platform.system()} {platform.machine()}.\n\n{table}"
     body = "".join(f"\n## {pin.name}\n{told[pin.name]}" for pin in opened.lock.pins if pin.name in told)

@@ -1,7 +1,7 @@
 """Compiles ggml's Metal plug-in of pin 2026-05 without a Mac.
 
-clang, GNUstep's Foundation and ``metal_stubs``: headers with what the plug-in uses of Metal, and a device in host
-memory behind them. Everything but the kernels is the plug-in's own code.
+clang, GNUstep's Foundation and ``metal_stubs``: headers with what the plug-in uses of Metal, and a device in
+host memory behind them. Everything but the kernels is the plug-in's own code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .conftest import Build
 STUBS = Path(__file__).parent / "metal_stubs"
 PIN = "2026-05"
 NEEDED = "clang libgnustep-base-dev libblocksruntime-dev"
-# Not for files of ours: ggml-impl.h defines static functions that not everybody uses.
+# ggml-impl.h defines static functions that not everybody uses.
 WARNINGS = ["-Wall", "-Wextra", "-Wcast-qual", "-Wshadow", "-Wno-unused-function", "-Werror"]
 
 
@@ -71,7 +71,7 @@ def includes(build: Build) -> list[str]:
 
 
 def _runnable(source: Path, folder: Path) -> Path:
-    """The source, without ``array[i]`` on an object: GCC's runtime, the only one that Debian has, lacks it."""
+    """The source, without ``array[i]`` on an object, which GCC's runtime, the only one in Debian, lacks."""
     copy = folder / source.name
     text = source.read_text(encoding="utf-8")
     copy.write_text(re.sub(r"(ctx->cmd_bufs_ext)\[(\w)\]", r"[\1 objectAtIndex:\2]", text), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Feature metal-copy: the whole Metal plug-in of pin 2026-05, compiled here, on a device that is a stub.
 
-The stub (metal_stubs/metal_stub.m) carries out what was committed only when somebody waits, keeps private memory at
-addresses that nobody else knows, and counts.
+The stub (metal_stubs/metal_stub.m) carries out what was committed only when somebody waits, keeps private
+memory at addresses that nobody else knows, and counts.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def test_stock_refuses(stock_program: Path, run_native: Run, env: dict[str, str]
 
 
 @pytest.mark.parametrize("env", [{}, PRIVATE], ids=["shared", "private"])
-@pytest.mark.parametrize("name", ["host", "other-device", "smaller", "no-buffer", "no-memory", "no-address"])
+@pytest.mark.parametrize(
+    "name", ["host", "multi", "other-device", "smaller", "no-buffer", "no-memory", "no-address"]
+)
 def test_refused(program: Path, run_native: Run, name: str, env: dict[str, str]) -> None:
     done = run_native(program, "refused", name, env={**env, "GGML_METAL_DEVICES": "2"})
     assert report(done) == here(0)
@@ -151,6 +153,7 @@ def test_fault(program: Path, run_native: Run, kind: str) -> None:
         ("overlap", here(0), here(1)),
         ("touching", {"done": 1, "copies": 1, "bytes": 128, "pending": 0}, here(1)),
         ("bytes", here(0), here(1)),
+        ("remote", here(1, copies=1), here(1)),
     ],
 )
 def test_edges(

@@ -6,7 +6,7 @@
 //        SHAPE: plain | view | viewview | late (a view from before its owner was allocated)
 //   refused NAME                          see refused_case: cpy_tensor says no and leaves the destination alone
 //   fault HOW KIND                        KIND: command-buffer | encoder | error
-//   edge NAME                             zero | overlap | touching | bytes | far | queued
+//   edge NAME                             zero | overlap | touching | bytes | remote | far | queued
 
 #include "fake_device.h"
 #include "ggml-metal.h"
@@ -129,6 +129,10 @@ static void refused_case(const std::string & name) {
         src.tensor = ggml_new_tensor_1d(src.ctx, GGML_TYPE_I8, N);
         src.tensor->buffer = src.buffer;
         src.tensor->data   = (char *) src.root->data + 2*ROOM;
+    } else if (name == "multi") { // of Metal's buffer type, but not one of its buffers
+        src.tensor = ggml_new_tensor_1d(src.ctx, GGML_TYPE_I8, N);
+        src.tensor->buffer = ggml_backend_multi_buffer_alloc_buffer(&src.buffer, 1);
+        src.tensor->data   = src.root->data;
     } else {
         CHECK(two || name == "host", "no such case");
     }
@@ -171,6 +175,13 @@ static void edge(const std::string & name) {
         }
         before.report(done == 3);
         dst.expect("bytes");
+    } else if (name == "remote") { // as virtgpu decodes a view: its own buffer is right, its owner's from another process
+        object src(buffer, "view", 1), dst(make_buffer("default"), "plain", 2);
+        ggml_tensor owner = *src.root;
+        owner.buffer         = (ggml_backend_buffer_t) 16;
+        src.tensor->buffer   = buffer;
+        src.tensor->view_src = &owner;
+        run_copy("direct", src, dst);
     } else if (name == "far") { // a mapping that needs several Metal buffers: METAL_STUB_MAX_BUFFER
         object src(make_buffer("mapped"), "view", 1, MAPPED - ROOM), dst(buffer, "view", 2);
         run_copy("direct", src, dst);

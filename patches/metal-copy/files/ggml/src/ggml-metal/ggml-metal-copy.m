@@ -10,9 +10,14 @@
 
 #import <Metal/Metal.h>
 
-// The buffer of a tensor; that of a view is its owner's.
+// The buffer of a tensor; a view that has none is in its owner's. In this order: of a tensor that comes from elsewhere
+// (virtgpu), the owner's buffer is not one of this process.
 static ggml_backend_buffer_t buffer_of(const struct ggml_tensor * tensor) {
-    return tensor->view_src ? tensor->view_src->buffer : tensor->buffer;
+    if (tensor->buffer != NULL || tensor->view_src == NULL) {
+        return tensor->buffer;
+    }
+
+    return tensor->view_src->buffer;
 }
 
 // The tensor with its address: a view that was made before its owner was allocated has none.
