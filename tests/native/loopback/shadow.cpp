@@ -11,13 +11,37 @@ Shadow::Shadow(const Device & device, const ggml_cgraph * graph) : device_(devic
     graph_ = ggml_new_graph_custom(context_.get(), size, false);
     for (int i = 0; i < graph->n_nodes; i++) {
         const ggml_tensor * node = graph->nodes[i];
-        ggml_tensor * copy = of(node);
-        for (int j = 0; j < GGML_MAX_SRC; j++) {
+        ggml_tensor * copy = elsewhere(node) ? placeholder(node) : of(node);
+        for (int j = 0; j < GGML_MAX_SRC && copy->op != GGML_OP_NONE; j++) {
             copy->src[j] = node->src[j] != nullptr ? of(node->src[j]) : nullptr;
         }
         ggml_graph_add_node(graph_, copy);
     }
     copy_use_counts(graph);
+}
+
+// A split may begin with a view of an input that lies on the host: nothing is computed for it, and what uses it was given a
+// copy. Devices pass over it.
+bool Shadow::elsewhere(const ggml_tensor * node) const {
+    const bool view = node->op == GGML_OP_VIEW || node->op == GGML_OP_RESHAPE || node->op == GGML_OP_PERMUTE || node->op == GGML_OP_TRANSPOSE;
+    if (!view || node->data == nullptr) {
+        return false;
+    }
+    const std::shared_ptr<Memory> memory = memory_of(buffer_of(node));
+    return memory == nullptr || &memory->device() != &device_;
+}
+
+// Takes the node's place in the graph. What uses the node all the same does not find it, and is refused.
+ggml_tensor * Shadow::placeholder(const ggml_tensor * node) {
+    tensors_.push_back(*node);
+    ggml_tensor * copy = &tensors_.back();
+    copy->op       = GGML_OP_NONE;
+    copy->view_src = nullptr;
+    copy->data     = nullptr;
+    copy->buffer   = nullptr;
+    copy->extra    = nullptr;
+    std::fill(std::begin(copy->src), std::end(copy->src), nullptr);
+    return copy;
 }
 
 // A tensor that is no node of this graph has no sources: they may be gone, and no kernel looks at them.

@@ -23,6 +23,8 @@ public:
 
 private:
     ggml_tensor * of(const ggml_tensor * tensor);
+    bool          elsewhere(const ggml_tensor * node) const;
+    ggml_tensor * placeholder(const ggml_tensor * node);
     void          place(ggml_tensor * copy, const ggml_tensor * tensor);
     void          copy_use_counts(const ggml_cgraph * graph);
 
