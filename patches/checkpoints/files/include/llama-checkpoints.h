@@ -25,7 +25,7 @@ enum llama_checkpoint_place {
 LLAMA_API bool llama_memory_checkpoint_supported(const struct llama_context * ctx);
 
 // Save what a sequence holds, waiting for what is being computed. Returns 0 when it cannot be, the log says why; nothing
-// has changed then.
+// has changed then, but that checkpoints may have been evicted to make room.
 // With LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY (at 2025-08 LLAMA_STATE_SEQ_FLAGS_SWA_ONLY) only what cannot be rewound by
 // removing tokens is saved: recurrent state and sliding windows. Such a checkpoint is restored into a sequence that still
 // holds the tokens up to it, and removes those that came after.

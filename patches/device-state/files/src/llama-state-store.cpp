@@ -10,6 +10,9 @@
 #include <random>
 #include <stdexcept>
 
+// only what cannot be rewound; the oldest pin has another name for it
+static constexpr llama_state_seq_flags PARTIAL = 1;
+
 //
 // what the memory modules write to and read from
 //
@@ -331,7 +334,8 @@ bool llama_state_store::restore(llama_state_id id, llama_seq_id dest) {
 
     // from here on the sequence changes
     try {
-        if (state.size() == 0) {
+        // a memory that had no cells of the sequence has nothing to read, and would leave what dest holds
+        if (!(state.flags & PARTIAL) || state.size() == 0) {
             memory.seq_rm(dest, -1, -1);
         }
 
