@@ -1,4 +1,4 @@
-"""States on the device, and cells that are shared, copied, shifted or removed: cases as in state_faults.py."""
+"""States on the device and cells that are shared, copied, shifted or removed: cases as in state_faults.py."""
 
 from __future__ import annotations
 
