@@ -14,6 +14,7 @@ build of the pin under test whatever is installed, takes ``loopback_child``.
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import re
 import subprocess
@@ -188,6 +189,32 @@ class Loopback:
     def refuse_async_copies(self, refuse: bool = True, device: int = 0) -> None:
         """Let `cpy_tensor_async` return false: the caller has to synchronise and copy at once."""
         self.set(device, refuse_async=refuse)
+
+
+class RemoteLoopback:
+    """The devices of another process, which was started with `env`, through the file that it keeps them in."""
+
+    def __init__(self, plugin: Path, file: Path) -> None:
+        ffi: Any = FFI()
+        ffi.cdef(declarations())
+        self._constants: Any = ffi.dlopen(None)
+        self._first_count = int(self._constants.LOOPBACK_SETTINGS)
+        self._size = self._first_count + len(fields(Stats))
+        self.env = {"GGML_BACKEND_PATH": str(plugin), "LOOPBACK_SHARED": str(file)}
+        file.write_bytes(bytes(8 * self._size * self._constants.LOOPBACK_MAX_DEVICES))
+        with file.open("r+b") as opened:
+            self._words = memoryview(mmap.mmap(opened.fileno(), 0)).cast("Q")
+
+    def stats(self, device: int = 0) -> Stats:
+        """Return the counts of one device."""
+        first = device * self._size + self._first_count
+        return Stats(*self._words[first : first + len(fields(Stats))])
+
+    def set(self, device: int = 0, **settings: int) -> None:
+        """Change settings, as `Loopback.set` does."""
+        for name, value in settings.items():
+            setting = getattr(self._constants, f"LOOPBACK_{name.upper()}")
+            self._words[device * self._size + setting] = value
 
 
 @pytest.fixture(scope="session")

@@ -8,66 +8,66 @@ namespace loopback {
 
 static const uint64_t GIB = 1024ull * 1024 * 1024;
 
-Device::Device(int index)
-    : name("Loopback" + std::to_string(index)), description("CPU behind memory that the host cannot touch") {
+Device::Device(int index, Shared & shared)
+    : name("Loopback" + std::to_string(index)), description("CPU behind memory that the host cannot touch"), shared_(shared) {
     defaults();
     buft = make_buffer_type(*this);
     dev  = make_device(*this, registry());
 }
 
 void Device::defaults() {
-    settings_[LOOPBACK_MODE]          = LOOPBACK_DEFERRED;
-    settings_[LOOPBACK_MEMORY]        = 8 * GIB;
-    settings_[LOOPBACK_MAX_SIZE]      = 8 * GIB;
-    settings_[LOOPBACK_ALLOC_LIMIT]   = UINT64_MAX;
-    settings_[LOOPBACK_FAIL_ALLOC]    = 0;
-    settings_[LOOPBACK_FAIL_COMPUTE]  = 0;
-    settings_[LOOPBACK_REFUSE_COPY]   = 0;
-    settings_[LOOPBACK_REFUSE_ASYNC]  = 0;
-    settings_[LOOPBACK_OFFLOAD_BATCH] = 32;
-    settings_[LOOPBACK_FILL]          = 0xa5; // new memory is not zero on a GPU either
+    shared_.settings[LOOPBACK_MODE]          = LOOPBACK_DEFERRED;
+    shared_.settings[LOOPBACK_MEMORY]        = 8 * GIB;
+    shared_.settings[LOOPBACK_MAX_SIZE]      = 8 * GIB;
+    shared_.settings[LOOPBACK_ALLOC_LIMIT]   = UINT64_MAX;
+    shared_.settings[LOOPBACK_FAIL_ALLOC]    = 0;
+    shared_.settings[LOOPBACK_FAIL_COMPUTE]  = 0;
+    shared_.settings[LOOPBACK_REFUSE_COPY]   = 0;
+    shared_.settings[LOOPBACK_REFUSE_ASYNC]  = 0;
+    shared_.settings[LOOPBACK_OFFLOAD_BATCH] = 32;
+    shared_.settings[LOOPBACK_FILL]          = 0xa5; // new memory is not zero on a GPU either
 }
 
 bool Device::due(loopback_setting fault) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return settings_[fault] > 0 && --settings_[fault] == 0;
+    return shared_.settings[fault] > 0 && --shared_.settings[fault] == 0;
 }
 
 loopback_counts Device::stats() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return stats_;
+    return shared_.counts;
 }
 
 void Device::reset() {
     const std::lock_guard<std::mutex> lock(mutex_);
     loopback_counts fresh{};
-    fresh.live       = stats_.live;
-    fresh.live_bytes = fresh.peak_bytes = stats_.live_bytes;
-    stats_           = fresh;
+    fresh.live       = shared_.counts.live;
+    fresh.live_bytes = fresh.peak_bytes = shared_.counts.live_bytes;
+    shared_.counts           = fresh;
 }
 
 bool Device::allocate(size_t size) {
     const bool fails = due(LOOPBACK_FAIL_ALLOC);
     const std::lock_guard<std::mutex> lock(mutex_);
-    const uint64_t total = std::min<uint64_t>(settings_[LOOPBACK_MEMORY], settings_[LOOPBACK_ALLOC_LIMIT]);
-    if (fails || size > settings_[LOOPBACK_MAX_SIZE] || stats_.live_bytes > total || size > total - stats_.live_bytes) {
-        stats_.allocs_failed++;
+    const uint64_t total = std::min<uint64_t>(shared_.settings[LOOPBACK_MEMORY], shared_.settings[LOOPBACK_ALLOC_LIMIT]);
+    if (fails || size > shared_.settings[LOOPBACK_MAX_SIZE] || shared_.counts.live_bytes > total || size > total - shared_.counts.live_bytes) {
+        shared_.counts.allocs_failed++;
         return false;
     }
-    stats_.allocs++;
-    stats_.alloc_bytes += size;
-    stats_.live++;
-    stats_.live_bytes += size;
-    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.live_bytes);
+    shared_.counts.allocs++;
+    shared_.counts.alloc_bytes += size;
+    shared_.counts.live++;
+    shared_.counts.live_bytes += size;
+    shared_.counts.peak_bytes = std::max(shared_.counts.peak_bytes, shared_.counts.live_bytes);
     return true;
 }
 
 void Device::release(size_t size) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    stats_.frees++;
-    stats_.free_bytes += size;
-    stats_.live--;
-    stats_.live_bytes -= size;
+    shared_.counts.frees++;
+    shared_.counts.free_bytes += size;
+    shared_.counts.live--;
+    shared_.counts.live_bytes -= size;
 }
 
 void count_copy(Device & from, Device & to, size_t size, bool async) {

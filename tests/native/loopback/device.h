@@ -14,17 +14,23 @@
 
 namespace loopback {
 
+// What another process may look at and change.
+struct Shared {
+    std::array<std::atomic<uint64_t>, LOOPBACK_SETTINGS> settings;
+    loopback_counts                                      counts;
+};
+
 class Device {
 public:
-    explicit Device(int index);
+    Device(int index, Shared & shared);
 
     const std::string            name;
     const std::string            description;
     ggml_backend_device          dev{};
     ggml_backend_buffer_type     buft{};
 
-    uint64_t get(loopback_setting setting) const { return settings_[setting]; }
-    void     set(loopback_setting setting, uint64_t value) { settings_[setting] = value; }
+    uint64_t get(loopback_setting setting) const { return shared_.settings[setting]; }
+    void     set(loopback_setting setting, uint64_t value) { shared_.settings[setting] = value; }
     void     defaults();
 
     // Counts a fault down; true when it is due.
@@ -32,7 +38,7 @@ public:
 
     template <class Change> void count(Change change) {
         const std::lock_guard<std::mutex> lock(mutex_);
-        change(stats_);
+        change(shared_.counts);
     }
     loopback_counts stats();
     void           reset();
@@ -42,9 +48,8 @@ public:
     void release(size_t size);
 
 private:
-    std::mutex                                              mutex_;
-    loopback_counts                                         stats_{};
-    std::array<std::atomic<uint64_t>, LOOPBACK_SETTINGS>    settings_{};
+    std::mutex mutex_;
+    Shared &   shared_;
 };
 
 // Counts a copy on both devices, or as one within.

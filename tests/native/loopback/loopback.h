@@ -2,7 +2,9 @@
 //
 // Loopback is a ggml plug-in that looks like a GPU and computes on the CPU. Its devices are called Loopback0,
 // Loopback1 …; LOOPBACK_DEVICES in the environment says how many there are (1 … LOOPBACK_MAX_DEVICES, by default 1)
-// and is read whenever the plug-in is loaded. All functions may be called from any thread.
+// and is read whenever the plug-in is loaded. All functions may be called from any thread. LOOPBACK_SHARED names a file
+// in which all settings and counts are kept, so that a test can map those of another process: for each device the
+// settings, then the counts, 64 bits each.
 //
 // cffi reads this file from here on, so it holds no macros but these two lines and the guards.
 

@@ -5,17 +5,38 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace loopback {
 
 // Read when the plug-in is loaded, so a process can unload it and load it with another number.
 static int n_devices = 1;
 
+// Memory of the process, or of the file that other processes map.
+static void * new_memory(size_t size) {
+    const char * path = getenv("LOOPBACK_SHARED");
+    const int    file = path != nullptr ? open(path, O_RDWR | O_CREAT, 0600) : -1;
+    if (path != nullptr && (file < 0 || ftruncate(file, (off_t) size) != 0)) {
+        GGML_ABORT("LOOPBACK_SHARED=%s cannot be written", path);
+    }
+    void * memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, file, 0);
+    GGML_ASSERT(memory != MAP_FAILED);
+    if (file >= 0) {
+        close(file);
+    }
+    return memory;
+}
+
 Device & device(int index) {
     static auto * all = [] {
+        auto * shared  = static_cast<Shared *>(new_memory(LOOPBACK_MAX_DEVICES * sizeof(Shared)));
         auto * devices = new std::array<Device *, LOOPBACK_MAX_DEVICES>; // never freed: backends may outlive main()
         for (int i = 0; i < LOOPBACK_MAX_DEVICES; i++) {
-            (*devices)[i] = new Device(i);
+            (*devices)[i] = new Device(i, *new (shared + i) Shared{});
         }
         return devices;
     }();
