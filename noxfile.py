@@ -45,8 +45,19 @@ def tests(session: nox.Session) -> None:
 def matrix(session: nox.Session, pin: str) -> None:
     """What depends on the pin, on each one, and on every backend of this machine; writes docs/matrix.md."""
     install(session, "test", "bench", pin=pin)
-    session.run("pytest", "-m", "matrix or backends", *session.posargs, env={"PYLLAMA_TEST_PIN": pin})
+    session.run(
+        "pytest", "-m", "(matrix or backends) and not server", *session.posargs, env={"PYLLAMA_TEST_PIN": pin}
+    )
     session.run("python", "tests/matrix_table.py", env={"PYTHONPATH": "."})
+
+
+@nox.session
+@nox.parametrize("pin", PINS[1:])
+def server(session: nox.Session, pin: str) -> None:
+    """Upstream's server, built from the patched tree: its checkpoints; compiles for minutes."""
+    install(session, "test", pin=pin)
+    session.run("python", "-m", "pyllama.builder", "build", "--tools", "llama-server", "--pin", pin)
+    session.run("pytest", "-m", "server", "tests/server", *session.posargs, env={"PYLLAMA_TEST_PIN": pin})
 
 
 @nox.session

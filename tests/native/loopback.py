@@ -192,7 +192,7 @@ class Loopback:
 
 
 class RemoteLoopback:
-    """The devices of another process, which was started with `env`, through the file that it keeps them in."""
+    """The devices of another process, started with `env`, through the file that it keeps them in."""
 
     def __init__(self, plugin: Path, file: Path) -> None:
         ffi: Any = FFI()

@@ -1,0 +1,170 @@
+"""llama-server keeps the checkpoints of speculative decoding on the device, and says what they cost."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from llama_server import LlamaServer, Tokens, serving
+from native.loopback import RemoteLoopback
+from tiny_models import TinyModels
+
+pytestmark = [pytest.mark.matrix, pytest.mark.server]
+
+Start = Callable[..., AbstractContextManager[LlamaServer]]
+
+# Requests share batches: what is added up in another order must not be rounded to another cache entry.
+EXACT = ["-c", "4096", "-ctk", "f32", "-ctv", "f32", "-t", "1", "--fit", "off", "--cache-ram", "0"]
+NGRAMS = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "2", "--spec-ngram-simple-size-m", "4"]
+OFF = "--no-spec-ckpt-on-device"
+ON_LOOPBACK = ["--device", "Loopback0", "-ngl", "99"]
+TOKENS = 48
+LINE = re.compile(
+    r"spec checkpoints: save = (\S+) ms / (\d+) \((\d+) in host memory\), "
+    r"restore = (\S+) ms / (\d+), seq_rm = (\S+) ms / (\d+), size = (\S+) MiB"
+)
+
+
+def prompts(n: int) -> list[list[int]]:
+    """Prompts that repeat themselves, so that n-grams are found in them."""
+    rng = random.Random(11)
+    return [rng.choices(range(3, 320), k=rng.randint(4, 12)) * 5 for _ in range(n)]
+
+
+@pytest.fixture
+def start(llama_server: Path, tmp_path: Path) -> Start:
+    """``start(model, *args)`` runs the server with one slot, unless the arguments say otherwise."""
+    n = 0
+
+    def run(model: Path, *args: str | Path, **options: object) -> AbstractContextManager[LlamaServer]:
+        nonlocal n
+        n += 1
+        words = ["-m", model, *EXACT, *([] if "-np" in args else ["-np", "1"]), *args]
+        return serving(llama_server, tmp_path / f"server-{n}.log", *words, **options)  # type: ignore[arg-type]
+
+    return run
+
+
+def one_by_one(server: LlamaServer, n: int = 3) -> list[Tokens]:
+    """What follows the prompts, asked for one at a time."""
+    return [server.complete(prompt, TOKENS) for prompt in prompts(n)]
+
+
+@pytest.mark.parametrize("spec", ["ngrams", "draft"])
+@pytest.mark.parametrize("kind", ["mamba2", "rwkv7", "hybrid", "delta", "rollback"])
+def test_same_tokens_with_and_without(start: Start, tiny_model: TinyModels, kind: str, spec: str) -> None:
+    # a draft model of other weights is right now and then, by chance, and has checkpoints of its own
+    draft = ["-md", tiny_model("mamba2" if kind == "hybrid" else "hybrid"), "--spec-draft-n-max", "3"]
+    how = NGRAMS if spec == "ngrams" else draft
+    with start(tiny_model(kind), *how) as server:
+        found, on = one_by_one(server), server.metrics()
+    with start(tiny_model(kind), *how, OFF) as server:
+        expected, off = one_by_one(server), server.metrics()
+    assert found == expected
+    for name in ("save", "restore", "seq_rm"):
+        assert on[f"spec_ckpt_{name}_total"] == off[f"spec_ckpt_{name}_total"] > 0
+        assert on[f"spec_ckpt_{name}_seconds_total"] > 0
+    assert on["spec_ckpt_host_total"] == 0
+    assert off["spec_ckpt_host_total"] == off["spec_ckpt_save_total"]
+
+
+def test_nothing_is_saved_where_tokens_can_be_removed(start: Start, tiny_model: TinyModels) -> None:
+    with start(tiny_model("attention"), *NGRAMS) as server:
+        one_by_one(server)
+        metrics = server.metrics()
+    assert metrics["spec_ckpt_save_total"] == metrics["spec_ckpt_restore_total"] == 0
+    assert not LINE.search(server.log.read_text())
+
+
+def test_the_environment_switches_it_off(start: Start, tiny_model: TinyModels) -> None:
+    with start(tiny_model("mamba2"), *NGRAMS, env={"LLAMA_ARG_SPEC_CKPT_ON_DEVICE": "0"}) as server:
+        one_by_one(server, 1)
+        metrics = server.metrics()
+    assert metrics["spec_ckpt_host_total"] == metrics["spec_ckpt_save_total"] > 0
+
+
+def test_log_says_what_the_metrics_say(start: Start, tiny_model: TinyModels) -> None:
+    with start(tiny_model("hybrid"), *NGRAMS) as server:
+        one_by_one(server)
+        metrics = server.metrics()
+    lines = LINE.findall(server.log.read_text())
+    assert len(lines) == 3
+    total = [sum(float(line[i]) for line in lines) for i in range(8)]
+    assert total[1] == metrics["spec_ckpt_save_total"]
+    assert total[2] == metrics["spec_ckpt_host_total"] == 0
+    assert total[4] == metrics["spec_ckpt_restore_total"]
+    assert total[6] == metrics["spec_ckpt_seq_rm_total"]
+    assert total[7] > 0
+    for name, at in (("save", 0), ("restore", 3), ("seq_rm", 5)):
+        assert total[at] == pytest.approx(1e3 * metrics[f"spec_ckpt_{name}_seconds_total"], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "hybrid"])
+def test_many_requests_on_several_slots(start: Start, tiny_model: TinyModels, kind: str) -> None:
+    many = prompts(24)
+    with start(tiny_model(kind), "-np", "6", *NGRAMS) as server:
+        found = server.complete_all(many, TOKENS, at_once=12)
+        metrics = server.metrics()
+    with start(tiny_model(kind), *NGRAMS, OFF) as server:
+        expected = server.complete_all(many, TOKENS, at_once=1)
+    assert found == expected
+    assert metrics["spec_ckpt_save_total"] > 24 and metrics["spec_ckpt_restore_total"] > 24
+    assert metrics["spec_ckpt_host_total"] == 0
+    assert metrics["spec_ckpt_device_bytes"] == metrics["spec_ckpt_host_bytes"] == 0
+
+
+@pytest.fixture
+def remote(loopback_plugin: Path, tmp_path: Path) -> RemoteLoopback:
+    """The device of a server that is started with ``env=remote.env``."""
+    return RemoteLoopback(loopback_plugin, tmp_path / "loopback")
+
+
+def test_on_the_device_nothing_crosses(start: Start, tiny_model: TinyModels, remote: RemoteLoopback) -> None:
+    crossed = []
+    for switch in ([], [OFF]):
+        with start(tiny_model("mamba2"), *ON_LOOPBACK, *NGRAMS, *switch, env=remote.env) as server:
+            server.complete(prompts(1)[0], TOKENS)  # what is allocated once
+            saved = server.metrics()["spec_ckpt_save_total"]
+            before = remote.stats()
+            found = one_by_one(server)
+            saved = server.metrics()["spec_ckpt_save_total"] - saved
+            after = remote.stats()
+        size = float(LINE.findall(server.log.read_text())[-1][7]) * 2**20
+        crossed.append((found, after.bytes_to_host - before.bytes_to_host))
+        if not switch:
+            assert saved > 30 and after.allocs - before.allocs == 3  # one for each request
+            assert after.live_bytes == before.live_bytes
+    (tokens, on), (expected, off) = crossed
+    assert tokens == expected
+    assert off - on == pytest.approx(saved * size, rel=0.01)
+
+
+def test_a_device_that_refuses_memory(start: Start, tiny_model: TinyModels, remote: RemoteLoopback) -> None:
+    many = prompts(12)
+    with start(tiny_model("hybrid"), *NGRAMS, OFF) as server:
+        expected = server.complete_all(many, TOKENS, at_once=1)
+    with start(tiny_model("hybrid"), "-np", "3", *ON_LOOPBACK, *NGRAMS, env=remote.env) as server:
+        assert server.complete_all(many, TOKENS, at_once=6) == expected
+        before, idle = server.metrics(), remote.stats()
+        assert before["spec_ckpt_save_total"] > 0 and before["spec_ckpt_host_total"] == 0
+
+        remote.set(alloc_limit=idle.live_bytes)
+        assert server.complete_all(many, TOKENS, at_once=6) == expected
+        refused, full = server.metrics(), remote.stats()
+        saved = refused["spec_ckpt_save_total"] - before["spec_ckpt_save_total"]
+        assert refused["spec_ckpt_host_total"] == saved > 0
+        assert refused["spec_ckpt_host_bytes"] == 0
+        assert 0 < full.allocs_failed - idle.allocs_failed <= len(many)  # not asked at every cycle
+        assert full.live_bytes == idle.live_bytes
+
+        remote.set(alloc_limit=2**63)
+        assert server.complete_all(many, TOKENS, at_once=6) == expected
+        after = server.metrics()
+        assert after["spec_ckpt_save_total"] > refused["spec_ckpt_save_total"]
+        assert after["spec_ckpt_host_total"] == refused["spec_ckpt_host_total"]
+        assert remote.stats().live_bytes == idle.live_bytes
+    assert "the state goes to host memory" in server.log.read_text()
