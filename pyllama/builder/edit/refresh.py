@@ -25,7 +25,7 @@ from ..stack.commit import commit_stack
 from ..stack.compose import composing
 from ..stack.diffs import diff, raw
 from ..stack.features import Feature, PinEntry
-from ..stack.hooks import parse
+from ..stack.hooks import Hook, parse
 from ..tree import TreeStore
 from . import replacing, session
 from .opening import below, markers
@@ -81,7 +81,7 @@ def refresh(project: Project, folder: Path, reporter: Reporter) -> Outcome:
         for path, line in markers(open_now.tree, [row.path for row in rows if row.status != "D"]):
             raise PatchError(f"{path}, line {line}, has a conflict marker: resolve it first")
         own = series.load_feature(feature.folder)
-        if _composes(project, own, pin, store) == tree:
+        if _composes(project, own, pin, store) == tree and not _drifted(open_now, own, tree):
             return Outcome(feature.name, pin.name, (), (), (), tree)
         plan = _plan(open_now, project, own, rows, tree, store)
         return _write(open_now, project, own, pin, plan, tree, store)
@@ -170,7 +170,7 @@ def _plan(
         held = own.hooks.get(name)
         data = diff(git, open_now.below, tree, touched)
         fresh = parse(name, data, f"feature {own.name}, {name}")
-        if held is not None and held.same_as(fresh):
+        if held is not None and held.same_as(fresh) and not _stale(open_now, own, held, fresh):
             entry.append(name)
             continue
         new_name = _name(open_now, project, own, name, data, store, len(names))
@@ -178,6 +178,23 @@ def _plan(
         hooks[new_name] = lead + data
         entry.append(new_name)
     return _Plan(hooks, tuple(entry), files)
+
+
+def _drifted(open_now: Session, own: Feature, tree: str) -> bool:
+    """Say whether git writes a hook otherwise now: features below changed the same files since."""
+    for name in own.at(open_now.pin).hooks:
+        held = own.hooks[name]
+        paths = [change.path for change in held.changes]
+        fresh = parse(name, diff(open_now.git, open_now.below, tree, paths), f"feature {own.name}, {name}")
+        if held.same_as(fresh) and _stale(open_now, own, held, fresh):
+            return True
+    return False
+
+
+def _stale(open_now: Session, own: Feature, held: Hook, fresh: Hook) -> bool:
+    """Say whether a hook of this pin alone names other blobs or lines than git does now."""
+    shared = any(held.name in entry.hooks for pin, entry in own.pins.items() if pin != open_now.pin)
+    return not shared and held.data.removeprefix(held.lead) != fresh.data
 
 
 def _name(
