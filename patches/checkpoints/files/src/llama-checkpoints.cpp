@@ -6,12 +6,6 @@
 
 #include <algorithm>
 
-// Nothing may be under way, and cells that were shifted or copied have to be computed.
-static void settle(llama_context * ctx) {
-    ctx->memory_update(false);
-    ctx->synchronize();
-}
-
 bool llama_memory_checkpoint_supported(const llama_context * ctx) {
     return ctx->get_checkpoints() != nullptr;
 }
@@ -27,7 +21,7 @@ llama_checkpoint_id llama_memory_checkpoint_replace(
         LLAMA_LOG_ERROR("%s: the context has no memory\n", __func__);
         return 0;
     }
-    settle(ctx);
+    llama_state_settle(*ctx);
     return set->save(id, seq_id, flags, place);
 }
 
@@ -37,7 +31,7 @@ bool llama_memory_checkpoint_restore(llama_context * ctx, llama_checkpoint_id id
         LLAMA_LOG_ERROR("%s: the context has no memory\n", __func__);
         return false;
     }
-    settle(ctx);
+    llama_state_settle(*ctx);
     return set->restore(id, dest_seq_id);
 }
 

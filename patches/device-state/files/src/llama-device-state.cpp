@@ -3,6 +3,15 @@
 #include "llama-context.h"
 #include "llama-state-store.h"
 
+// the oldest pin has another name for it
+template <typename T> static auto update_memory(T & ctx, int)  -> decltype((void) ctx.memory_update(false))  { ctx.memory_update(false); }
+template <typename T> static auto update_memory(T & ctx, long) -> decltype((void) ctx.kv_self_update(false)) { ctx.kv_self_update(false); }
+
+void llama_state_settle(llama_context & ctx) {
+    update_memory(ctx, 0);
+    ctx.synchronize();
+}
+
 size_t llama_device_state_size(const llama_context * ctx, llama_seq_id seq_id) {
     const llama_state_store * store = ctx->get_state_store();
 

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+struct llama_context;
 struct llama_memory_i;
 
 // What a KV cache says of its cells when it is saved, beside what it writes: which they are, from inclusive, to exclusive,
@@ -118,11 +119,15 @@ enum class llama_state_place {
     HOST,
 };
 
+// To be called before states are saved or restored: carries out shifts and copies of cells that the memory has only noted
+// for the next decode, and waits for all that is being computed.
+void llama_state_settle(llama_context & ctx);
+
 class llama_state_store {
 public:
     llama_state_store(llama_memory_i & memory, const std::vector<ggml_backend_t> & backends, uint32_t n_seq_max);
 
-    // Save a sequence; the context has been synchronized. Returns 0 and changes nothing when it cannot be.
+    // Save a sequence; the context is settled. Returns 0 and changes nothing when it cannot be.
     // `replaced` (or 0) is forgotten once the new state is there; where both have the same shape its memory is used again.
     // `admit` (or null) is asked with the bytes of tensor data before any memory is taken.
     llama_state_id save(
@@ -132,7 +137,7 @@ public:
             llama_state_id                      replaced = 0,
             const std::function<bool(size_t)> & admit    = nullptr);
 
-    // Put a saved state in place of what dest holds; the context has been synchronized. Returns false and changes nothing
+    // Put a saved state in place of what dest holds; the context is settled. Returns false and changes nothing
     // when the id is unknown or the cells do not fit.
     bool restore(llama_state_id id, llama_seq_id dest);
 
