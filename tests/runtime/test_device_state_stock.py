@@ -1,4 +1,4 @@
-"""What upstream does at 2026-10 for LLAMA_STATE_SEQ_FLAGS_ON_DEVICE without the feature; older pins ignore it.
+"""What upstream does at 2026-10 for LLAMA_STATE_SEQ_FLAGS_ON_DEVICE. Older pins have no such flag.
 
 When one of these fails at a newer pin, upstream has mended it: say so in patches/device-state/README.md.
 """
