@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import gguf
+import numpy
 import pytest
 from llama_server import LlamaServer, Tokens, serving
 from native.loopback import RemoteLoopback
+from real_builds import TestBuild
 from tiny_models import TinyModels
 
 pytestmark = [pytest.mark.matrix, pytest.mark.server]
@@ -19,7 +23,7 @@ Start = Callable[..., AbstractContextManager[LlamaServer]]
 
 # Requests share batches: what is added up in another order must not be rounded to another cache entry.
 EXACT = ["-c", "4096", "-ctk", "f32", "-ctv", "f32", "-t", "1", "--fit", "off", "--cache-ram", "0"]
-NGRAMS = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "2", "--spec-ngram-simple-size-m", "4"]
+NGRAMS = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "1", "--spec-ngram-simple-size-m", "3"]
 OFF = "--no-spec-ckpt-on-device"
 ON_LOOPBACK = ["--device", "Loopback0", "-ngl", "99"]
 TOKENS = 48
@@ -54,17 +58,44 @@ def one_by_one(server: LlamaServer, n: int = 3) -> list[Tokens]:
     return [server.complete(prompt, TOKENS) for prompt in prompts(n)]
 
 
+@pytest.fixture
+def drafted(server_build: TestBuild, tmp_path: Path) -> Callable[[Path], list[str | Path]]:
+    """``drafted(model)``: options for a draft model that is like it, but is often wrong.
+
+    It needs checkpoints of its own, as the model does.
+    """
+
+    def options(model: Path) -> list[str | Path]:
+        draft = tmp_path / f"draft-{model.name}"
+        shutil.copy(model, draft)
+        rng = numpy.random.default_rng(5)
+        for tensor in gguf.GGUFReader(draft, "r+").tensors:
+            weights = tensor.data  # of the file
+            weights *= rng.normal(1, 0.03, weights.shape).astype(weights.dtype)
+        kind = ["--spec-type", "draft-simple"] if server_build.pin == "2026-10" else []
+        return [*kind, "-md", draft, "--spec-draft-n-max", "3", "-ctkd", "f32", "-ctvd", "f32"]
+
+    return options
+
+
 @pytest.mark.parametrize("spec", ["ngrams", "draft"])
 @pytest.mark.parametrize("kind", ["mamba2", "rwkv7", "hybrid", "delta", "rollback"])
-def test_same_tokens_with_and_without(start: Start, tiny_model: TinyModels, kind: str, spec: str) -> None:
-    # a draft model of other weights is right now and then, by chance, and has checkpoints of its own
-    draft = ["-md", tiny_model("mamba2" if kind == "hybrid" else "hybrid"), "--spec-draft-n-max", "3"]
-    how = NGRAMS if spec == "ngrams" else draft
-    with start(tiny_model(kind), *how) as server:
-        found, on = one_by_one(server), server.metrics()
-    with start(tiny_model(kind), *how, OFF) as server:
-        expected, off = one_by_one(server), server.metrics()
-    assert found == expected
+def test_same_tokens_with_and_without(
+    start: Start, tiny_model: TinyModels, drafted: Callable[[Path], list[str | Path]], kind: str, spec: str
+) -> None:
+    model = tiny_model(kind)
+    how = NGRAMS if spec == "ngrams" else drafted(model)
+    with start(model) as server:
+        expected = one_by_one(server)
+    with start(model, *how) as server:
+        assert one_by_one(server) == expected
+        on = server.metrics()
+    with start(model, *how, OFF) as server:
+        assert one_by_one(server) == expected
+        off = server.metrics()
+    if "spec_decode_num_accepted_tokens_total" in on:  # 2026-05 does not count them
+        right = on["spec_decode_num_accepted_tokens_total"]
+        assert (spec == "ngrams" or 0 < right) and right < on["spec_decode_num_draft_tokens_total"]
     for name in ("save", "restore", "seq_rm"):
         assert on[f"spec_ckpt_{name}_total"] == off[f"spec_ckpt_{name}_total"] > 0
         assert on[f"spec_ckpt_{name}_seconds_total"] > 0
@@ -136,7 +167,7 @@ def test_on_the_device_nothing_crosses(start: Start, tiny_model: TinyModels, rem
         size = float(LINE.findall(server.log.read_text())[-1][7]) * 2**20
         crossed.append((found, after.bytes_to_host - before.bytes_to_host))
         if not switch:
-            assert saved > 30 and after.allocs - before.allocs == 3  # one for each request
+            assert saved > 15 and after.allocs - before.allocs == 3  # one for each request
             assert after.live_bytes == before.live_bytes
     (tokens, on), (expected, off) = crossed
     assert tokens == expected
