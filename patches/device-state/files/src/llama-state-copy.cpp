@@ -44,17 +44,36 @@ static bool repeats(const llama_state_range * a, const llama_state_range * b, si
     return true;
 }
 
-// The number of ranges after which a pattern repeats, 0 when there is none.
-static size_t find_period(const llama_state_range * ranges, size_t n) {
-    for (size_t period = 1; period <= std::min(MAX_PERIOD, n/2); ++period) {
+// The ranges begin with `count` repetitions of the first `period` ones; {1, 1} when nothing repeats.
+struct pattern_t {
+    size_t period;
+    size_t count;
+};
+
+// The pattern with the most rows in a block. The first one found would not do: every second cell of a transposed V repeats
+// after one range up to the end of a row, and after a row's number of ranges up to the end of the tensor.
+static pattern_t find_pattern(const llama_state_range * ranges, size_t n) {
+    pattern_t best = { 1, 1 };
+
+    for (size_t period = 1; period <= MAX_PERIOD && n/period > best.count; ++period) {
         const auto & next = ranges[period];
 
-        if (next.offset > ranges[period - 1].offset && next.offset > ranges[0].offset &&
-                repeats(ranges, ranges + period, period, next.offset - ranges[0].offset)) {
-            return period;
+        if (next.offset <= ranges[period - 1].offset || next.offset <= ranges[0].offset) {
+            continue;
+        }
+
+        const size_t pitch = next.offset - ranges[0].offset;
+
+        size_t count = 1;
+        while ((count + 1)*period <= n && repeats(ranges + (count - 1)*period, ranges + count*period, period, pitch)) {
+            ++count;
+        }
+        if (count > best.count) {
+            best = { period, count };
         }
     }
-    return 0;
+
+    return best;
 }
 
 std::vector<llama_state_block> llama_state_plan(const std::vector<llama_state_range> & ranges) {
@@ -73,30 +92,22 @@ std::vector<llama_state_block> llama_state_plan(const std::vector<llama_state_ra
         while (i < end) {
             const llama_state_range * first = &merged[i];
 
-            const size_t period = find_period(first, end - i);
-            const size_t n_rows = std::max<size_t>(period, 1);
-            const size_t pitch  = period ? first[period].offset - first->offset : 0;
-
-            size_t count = 1;
-            if (period) {
-                while (i + (count + 1)*period <= end && repeats(first + (count - 1)*period, first + count*period, period, pitch)) {
-                    ++count;
-                }
-            }
+            const auto [period, count] = find_pattern(first, end - i);
+            const size_t pitch = count > 1 ? first[period].offset - first->offset : 0;
 
             size_t packed_pitch = 0;
-            for (size_t j = 0; j < n_rows; ++j) {
+            for (size_t j = 0; j < period; ++j) {
                 packed_pitch += first[j].size;
             }
 
             size_t packed_row = packed;
-            for (size_t j = 0; j < n_rows; ++j) {
+            for (size_t j = 0; j < period; ++j) {
                 blocks.push_back({first[j].tensor, first[j].offset, pitch, packed_row, packed_pitch, first[j].size, count});
                 packed_row += first[j].size;
             }
 
             packed += packed_pitch*count;
-            i      += n_rows*count;
+            i      += period*count;
         }
     }
 
