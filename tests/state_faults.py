@@ -18,6 +18,7 @@ from exact_states import ON_DEVICE, WORD, flash, restore, same, save
 from native.loopback import Loopback, Mode
 from sequences import Logits, Sequences
 
+import pyllama
 from pyllama import ffi, lib
 
 PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY; SWA_ONLY at 2025-08
@@ -74,10 +75,20 @@ def held(s: Sequences, seq: int = -1) -> int:
     return int(lib.llama_device_state_size(s.context.ptr, seq))
 
 
-def bits(s: Sequences, blob: bytes, expected: Logits, seq: int = 0) -> None:
+def near(a: Logits, b: Logits) -> bool:
+    """The same but for the order of sums: the cells may be others."""
+    return bool(numpy.allclose(a, b, rtol=0, atol=0.05))
+
+
+def as_before(found: Logits, expected: Logits) -> bool:
+    """To the bit; 2025-08 takes neighbouring cells for a sequence that was in pieces."""
+    return near(found, expected) if pyllama.build_info().pin == "2025-08" else same(found, expected)
+
+
+def comes_back(s: Sequences, blob: bytes, expected: Logits, seq: int = 0) -> None:
     """The blob is restored and the next logits are as they were."""
     assert restore(s.context, blob, seq) == len(blob), "the blob is refused"
-    assert same(s.decode([WORD], seq=seq), expected), "other logits"
+    assert as_before(s.decode([WORD], seq=seq), expected), "other logits"
 
 
 @case
@@ -101,13 +112,13 @@ def memory_is_refused(loopback: Loopback, path: str) -> None:
             assert stats.allocs == kept.allocs and stats.allocs_failed == kept.allocs_failed
             assert restore(s.context, first, 0) == 0
             return
-        bits(s, first, expected)
+        comes_back(s, first, expected)
         loopback.defaults()
         s.decode(words(30), seq=0)
         loopback.set(max_size=4096)
         loopback.fail_alloc(2)  # the first piece is there already
         assert refused(s) and loopback.stats().live_bytes == kept.live_bytes and held(s) == size
-        bits(s, first, expected)
+        comes_back(s, first, expected)
 
 
 @case
@@ -188,13 +199,13 @@ def two_devices(loopback: Loopback, path: str) -> None:
             stats = loopback.stats(device)
             assert stats.bytes_to_host == stats.bytes_to_device == stats.copies_in == stats.copies_out == 0
             assert stats.copies + stats.computes > 0
-        assert same(s.decode([WORD], seq=0), expected)
+        assert as_before(s.decode([WORD], seq=0), expected)
         live = [loopback.stats(device).live_bytes for device in (0, 1)]
         loopback.fail_alloc(1, 1)
         assert refused(s, 1)
         assert [loopback.stats(device).live_bytes for device in (0, 1)] == live
         assert loopback.stats(1).allocs_failed == 1
-        bits(s, blob, expected)
+        comes_back(s, blob, expected)
 
 
 @case
@@ -272,7 +283,7 @@ def blobs_that_do_not_belong(loopback: Loopback, path: str) -> None:
         assert restore(s.context, saved, 2) == len(saved)
         s.remove(2)
         assert snapshot(s) == state
-        bits(s, blob, expected)
+        comes_back(s, blob, expected)
         state = snapshot(s)
         newer = save(s.context, 0)
         harmless(blob)  # stale
@@ -306,7 +317,7 @@ def no_room(loopback: Loopback, path: str) -> None:
         assert restore(s.context, blob, 0) == len(blob)
         assert save(s.context, 1, 0) == whole
         s.remove(1)
-        assert numpy.allclose(s.decode([WORD], seq=0), expected, rtol=0, atol=0.05)
+        assert near(s.decode([WORD], seq=0), expected)
 
 
 @case
@@ -343,7 +354,7 @@ def an_empty_sequence(loopback: Loopback, path: str) -> None:
         assert s.end(0) == -1 and snapshot(s)[1:] == state[1:]
         alone = s.decode(words(9), seq=0)
         with opened(path) as fresh:
-            assert numpy.allclose(fresh.decode(words(9)), alone, rtol=0, atol=0.05)
+            assert near(fresh.decode(words(9)), alone)
 
 
 @case
@@ -355,4 +366,4 @@ def after_clearing(loopback: Loopback, path: str) -> None:
         for seq in (0, 1):
             assert restore(s.context, blobs[seq], seq) == len(blobs[seq])
         for seq in (0, 1):
-            assert same(s.decode([WORD], seq=seq), expected[seq])
+            assert as_before(s.decode([WORD], seq=seq), expected[seq])

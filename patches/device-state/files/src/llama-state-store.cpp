@@ -339,6 +339,11 @@ bool llama_state_store::restore(llama_state_id id, llama_seq_id dest) {
             memory.seq_rm(dest, -1, -1);
         }
 
+        // the oldest pin's recurrent memory takes at least one cell for granted
+        if (state.size() == 0) {
+            return true;
+        }
+
         state_reader reader(state);
         memory.state_read(reader, dest, state.flags);
 
