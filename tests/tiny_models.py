@@ -252,9 +252,11 @@ class TinyModels:
         return self._written[name]
 
 
-def write(name: str, folder: Path) -> Path:
-    """Write the model `name` of `KINDS` into `folder`: the same bytes every time. Return its path."""
-    kind = KINDS[name]
+def write(kind: str | Kind, folder: Path) -> Path:
+    """Write a model, one of `KINDS` by its name, into `folder`: the same bytes every time. Return its path."""
+    if isinstance(kind, str):
+        kind = KINDS[kind]
+    name = kind.name
     layers = Layers(numpy.random.default_rng([SEED, *name.encode()]), VOCAB)
     metadata = {
         "context_length": CONTEXT,

@@ -5,9 +5,12 @@
 #include "ggml-backend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <system_error>
+#include <thread>
 
 //
 // the plan
@@ -260,16 +263,94 @@ static bool all_on_host(const std::vector<llama_state_block> & blocks, const lla
     });
 }
 
-static void copy_on_host(const std::vector<llama_state_block> & blocks, const llama_state_memory & memory, llama_state_direction direction) {
+struct shape_t {
+    size_t bytes = 0;
+    size_t rows  = 0;
+};
+
+static shape_t shape_of(const std::vector<llama_state_block> & blocks) {
+    shape_t shape;
+    for (const auto & block : blocks) {
+        shape.bytes += block.width*block.count;
+        shape.rows  += block.count;
+    }
+    return shape;
+}
+
+// Rows to copy in host memory: what a thread takes at a time.
+struct host_rows {
+    char *       dst;
+    const char * src;
+    size_t       dst_pitch;
+    size_t       src_pitch;
+    size_t       width;
+    size_t       count;
+};
+
+static constexpr size_t PIECE_BYTES   = 256*1024;
+static constexpr size_t THREADS_BYTES = 1024*1024; // less is done before a thread has started
+static constexpr size_t MAX_THREADS   = 4;         // more do not make memory faster
+
+// Pieces of about the same size, in rows, or parts of a row that is larger.
+static std::vector<host_rows> pieces_on_host(const std::vector<llama_state_block> & blocks, const llama_state_memory & memory, llama_state_direction direction) {
+    std::vector<host_rows> pieces;
+
     for (const auto & block : blocks) {
         rows_t src = rows_of_tensor(block);
         rows_t dst = rows_of_memory(block, memory);
         if (direction == llama_state_direction::RESTORE) {
             std::swap(src, dst);
         }
-        for (size_t i = 0; i < block.count; ++i) {
-            memcpy(dst.data + i*dst.pitch, src.data + i*src.pitch, block.width);
+
+        const size_t width = std::min(block.width, PIECE_BYTES);
+        const size_t count = std::max<size_t>(PIECE_BYTES/width, 1);
+
+        for (size_t x = 0; x < block.width; x += width) {
+            for (size_t i = 0; i < block.count; i += count) {
+                pieces.push_back({
+                    dst.data + i*dst.pitch + x, src.data + i*src.pitch + x, dst.pitch, src.pitch,
+                    std::min(width, block.width - x), std::min(count, block.count - i),
+                });
+            }
         }
+    }
+
+    return pieces;
+}
+
+static void copy_on_host(const std::vector<llama_state_block> & blocks, const llama_state_memory & memory, llama_state_direction direction) {
+    const std::vector<host_rows> pieces = pieces_on_host(blocks, memory, direction);
+
+    std::atomic<size_t> next = 0;
+
+    // Whoever is free takes the next piece, so a thread that gets no processor holds up nobody. A graph on the CPU's own
+    // threads waits for all of them after every node: on busy cores that took a hundred times as long.
+    const auto work = [&]() {
+        for (size_t i = next++; i < pieces.size(); i = next++) {
+            const host_rows & rows = pieces[i];
+            for (size_t row = 0; row < rows.count; ++row) {
+                memcpy(rows.dst + row*rows.dst_pitch, rows.src + row*rows.src_pitch, rows.width);
+            }
+        }
+    };
+
+    std::vector<std::thread> threads;
+
+    if (shape_of(blocks).bytes >= THREADS_BYTES) {
+        const size_t n_threads = std::min<size_t>({ MAX_THREADS, std::thread::hardware_concurrency(), pieces.size() });
+        try {
+            while (threads.size() + 1 < n_threads) {
+                threads.emplace_back(work);
+            }
+        } catch (const std::system_error &) {
+            // fewer will do
+        }
+    }
+
+    work();
+
+    for (auto & thread : threads) {
+        thread.join();
     }
 }
 
@@ -431,20 +512,6 @@ static bool copy_by_graph(ggml_backend_t backend, const std::vector<llama_state_
 // the choice
 //
 
-struct shape_t {
-    size_t bytes = 0;
-    size_t rows  = 0;
-};
-
-static shape_t shape_of(const std::vector<llama_state_block> & blocks) {
-    shape_t shape;
-    for (const auto & block : blocks) {
-        shape.bytes += block.width*block.count;
-        shape.rows  += block.count;
-    }
-    return shape;
-}
-
 static bool starts_with(const std::string & name, const char * prefix) {
     return name.compare(0, strlen(prefix), prefix) == 0;
 }
@@ -476,9 +543,6 @@ static llama_device_state_copy choose(ggml_backend_t backend, const std::vector<
     return props.caps.async && shape_of(blocks).rows <= 2*blocks.size() ? LLAMA_DEVICE_STATE_COPY_ASYNC : LLAMA_DEVICE_STATE_COPY_GRAPH;
 }
 
-// From this many bytes on more than one thread is worth a graph.
-static constexpr size_t THREADS_BYTES = 1024*1024;
-
 void llama_state_copy(
         ggml_backend_t                         backend,
         const std::vector<llama_state_block> & blocks_all,
@@ -492,10 +556,7 @@ void llama_state_copy(
     const std::vector<llama_state_block> blocks = llama_state_cut(blocks_all, memory.limit());
 
     if (all_on_host(blocks, memory)) {
-        const bool graph = how == LLAMA_DEVICE_STATE_COPY_GRAPH ||
-            (how == LLAMA_DEVICE_STATE_COPY_AUTO && shape_of(blocks).bytes >= THREADS_BYTES);
-
-        if (!graph || !backend || !copy_by_graph(backend, blocks, memory, direction)) {
+        if (how != LLAMA_DEVICE_STATE_COPY_GRAPH || !backend || !copy_by_graph(backend, blocks, memory, direction)) {
             copy_on_host(blocks, memory, direction);
         }
         return;
