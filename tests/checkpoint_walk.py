@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy
 from exact_states import WORD, flash, same
 from native.loopback import Loopback
 from sequences import Logits, Sequences
+from tiny_models import KINDS
 
 from pyllama import ffi, lib
 
@@ -55,11 +57,10 @@ class Walk:
         self.rng = numpy.random.default_rng(seed)
         self.s = opened(path, SEQUENCES, unified)
         self.reference = opened(path, 1, unified)
-        model = self.s.model.ptr
-        self.hybrid = bool(lib.llama_model_is_hybrid(model))
+        kind = KINDS[Path(path).stem.removeprefix("tiny-")]
+        self.hybrid = kind.hybrid
         # cells that left a window may be another sequence's by now, where the cache is unified
-        lost = unified and lib.llama_model_n_swa(model) > 0
-        self.rewinds = not (lost or self.hybrid or lib.llama_model_is_recurrent(model))
+        self.rewinds = not (kind.recurrent or kind.hybrid or (unified and kind.n_swa))
         self.histories: list[History] = [()] * SEQUENCES
         self.kept: dict[int, Kept] = {}
         self.used: set[int] = set()

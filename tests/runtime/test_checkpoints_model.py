@@ -38,7 +38,8 @@ def test_walk(
     loopback_child: Callable[..., Any], tiny_model: TinyModels, patched_build: Any, kind: str, unified: bool
 ) -> None:
     """64 live checkpoints of 8 sequences."""
-    words = [str(int(word)) for word in (unified, 3000, not unified)]
+    exact = not unified and patched_build.pin != "2025-08"  # which looks for the next cell elsewhere
+    words = [str(int(word)) for word in (unified, 3000, exact)]
     done = loopback_child(CODE + WALK, tiny_model(kind), *words)
     assert patched_build.pin == "2025-08" or '"refused": 0' in done.stdout
 
