@@ -358,6 +358,13 @@ static size_t run_counts() {
         CHECK(found.copies == 0 && found.gets == 24 && found.sets == 24, "every copy refused");
         loopback_defaults(0);
     }
+    Ranges odd; // words at these addresses would not be aligned, which the CPU bears and others do not
+    for (size_t i = 0; i < 12; i++) {
+        odd.push_back({t.tensors[1], 4 + 49 * i, 12});
+    }
+    loopback_reset(0);
+    llama_state_copy(backend.get(), llama_state_plan(odd), *memory, llama_state_direction::SAVE, LLAMA_DEVICE_STATE_COPY_GRAPH);
+    CHECK(counts().computes == 0 && counts().async_copies == 12, "an odd pitch in a graph");
     loopback_set(0, LOOPBACK_FAIL_ALLOC, 1);
     CHECK(!llama_state_memory::alloc(dev, 1000), "memory that was refused");
     loopback_set(0, LOOPBACK_MAX_SIZE, 256);
@@ -366,7 +373,7 @@ static size_t run_counts() {
     CHECK(!llama_state_memory::alloc(dev, 1000), "the third chunk was refused");
     CHECK(counts().live_bytes == live, "the first two chunks are left");
     loopback_defaults(0);
-    return 14;
+    return 15;
 }
 
 int main(int argc, char ** argv) {
