@@ -18,6 +18,7 @@ from native.loopback import Loopback
 from sequences import Logits, Sequences
 from tiny_models import KINDS
 
+import pyllama
 from pyllama import ffi, lib
 
 SEQUENCES = 8
@@ -59,8 +60,10 @@ class Walk:
         self.reference = opened(path, 1, unified)
         kind = KINDS[Path(path).stem.removeprefix("tiny-")]
         self.hybrid = kind.hybrid
-        # cells that left a window may be another sequence's by now, where the cache is unified
-        self.rewinds = not (kind.recurrent or kind.hybrid or (unified and kind.n_swa))
+        # Cells that left a window may be used again, by others where the cache is unified. At 2025-08 a restore
+        # also leaves the search for cells at the first restored one, so they are the first to be used.
+        lost = kind.n_swa > 0 and (unified or pyllama.build_info().pin == "2025-08")
+        self.rewinds = not (kind.recurrent or kind.hybrid or lost)
         self.histories: list[History] = [()] * SEQUENCES
         self.kept: dict[int, Kept] = {}
         self.used: set[int] = set()
