@@ -60,8 +60,8 @@ class Walk:
         self.reference = opened(path, 1, unified)
         kind = KINDS[Path(path).stem.removeprefix("tiny-")]
         self.hybrid = kind.hybrid
-        # Cells that left a window may be used again, by others where the cache is unified. At 2025-08 a restore
-        # also leaves the search for cells at the first restored one, so they are the first to be used.
+        # Cells that left a window may be used again, by others where the cache is unified. At 2025-08 a
+        # restore also leaves the search for cells at the first restored one, so they are used first.
         lost = kind.n_swa > 0 and (unified or pyllama.build_info().pin == "2025-08")
         self.rewinds = not (kind.recurrent or kind.hybrid or lost)
         self.histories: list[History] = [()] * SEQUENCES

@@ -1,4 +1,4 @@
-"""Feature device-state: plans of copies, the copies themselves, and blobs, without a model; see src/state_copy.cpp."""
+"""Feature device-state without a model: plans of copies, the copies, and blobs; see src/state_copy.cpp."""
 
 from __future__ import annotations
 
