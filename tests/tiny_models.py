@@ -253,7 +253,7 @@ class TinyModels:
 
 
 def write(kind: str | Kind, folder: Path) -> Path:
-    """Write a model, one of `KINDS` by its name, into `folder`: the same bytes every time. Return its path."""
+    """Write a model, one of `KINDS` by its name, into `folder`, always the same bytes. Return its path."""
     if isinstance(kind, str):
         kind = KINDS[kind]
     name = kind.name

@@ -233,7 +233,7 @@ static size_t run_copy(uint64_t seed, size_t rounds) {
             done++;
         }
     }
-    {   // more than a thread's worth: by a graph on its own accord
+    {   // more than one thread's worth
         const Tensors large(host, 1000);
         const size_t size = 1000 * Tensors::size - 64;
         for (const size_t at : {0, 1, 2, 4}) {
