@@ -192,9 +192,9 @@ def _drifted(open_now: Session, own: Feature, tree: str) -> bool:
 
 
 def _stale(open_now: Session, own: Feature, held: Hook, fresh: Hook) -> bool:
-    """Say whether a hook of this pin alone names other blobs or lines than git does now."""
+    """Say whether a hook of this pin alone, as git wrote it, names other blobs or lines than git does now."""
     shared = any(held.name in entry.hooks for pin, entry in own.pins.items() if pin != open_now.pin)
-    return not shared and held.data.removeprefix(held.lead) != fresh.data
+    return not shared and b"\nindex " in held.data and held.data.removeprefix(held.lead) != fresh.data
 
 
 def _name(

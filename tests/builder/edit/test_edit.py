@@ -119,6 +119,27 @@ def test_no_edit_changes_no_byte(world: World) -> None:
     assert contents(world.patches) == before
 
 
+def test_a_hook_on_other_ground_is_written_anew(world: World) -> None:
+    """Git names the blobs that it compares; those of a hook change with the features below it."""
+    made = edit(world, "top")
+    put(made, 21, "more")
+    write_back(world, made)
+    session.close(made.folder)
+    hook = world.patches / "top/hooks/a.patch"
+    first = hook.read_bytes()
+    assert b"\nindex " in first
+    below = edit(world, "low")
+    put(below, 1, "something else")
+    write_back(world, below)
+    session.close(below.folder)
+    made = edit(world, "top")
+    assert write_back(world, made).written == ("hooks/a.patch",)
+    second = hook.read_bytes()
+    differ = [line for line in second.splitlines() if line not in first.splitlines()]
+    assert len(differ) == 1 and differ[0].startswith(b"index ")
+    assert write_back(world, made).written == ()
+
+
 @pytest.mark.parametrize("committed", [False, True])
 def test_edits_become_hook_and_files(world: World, committed: bool) -> None:
     made = edit(world)
