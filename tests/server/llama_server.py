@@ -12,10 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
+from tiny_models import FIRST_BYTE
 
 Tokens = tuple[int, ...]
+
+# 2026-05 refuses an answer that is not UTF-8: of the bytes, only those of ASCII may follow.
+BANNED = range(FIRST_BYTE + 0x80, FIRST_BYTE + 0x100)
+# Two tokens whose log probabilities differ by less may change places when batches are made up differently.
+TIE = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,16 +34,28 @@ class LlamaServer:
 
     def complete(self, prompt: list[int], n: int) -> Tokens:
         """Return the `n` tokens that follow the prompt, greedily and with nothing of other requests."""
-        wanted = {"prompt": prompt, "n_predict": n, "temperature": 0, "cache_prompt": False}
-        answer = requests.post(
-            f"{self.url}/completion",
-            json={**wanted, "return_tokens": True, "ignore_eos": True},
-            timeout=300,
-        )
+        # 2026-05 counts a draft as a whole, and leaves out what of it lies before the limit.
+        tokens = tuple(self._ask(prompt, n + 8)["tokens"])
+        assert n <= len(tokens) <= n + 8
+        return tokens[:n]
+
+    def certain(self, prompt: list[int], n: int) -> Tokens:
+        """Return of these tokens those before the first that another one almost ties with."""
+        answer = self._ask(prompt, n, n_probs=len(BANNED) + 2)
+        for i, place in enumerate(answer["completion_probabilities"]):
+            best = [one["logprob"] for one in place["top_logprobs"] if one["id"] not in BANNED]
+            if best[0] - best[1] < TIE:
+                return tuple(answer["tokens"][:i])
+        return tuple(answer["tokens"])
+
+    def _ask(self, prompt: list[int], n: int, **more: int) -> dict[str, Any]:
+        greedy = {"n_predict": n, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        bias = [[token, False] for token in BANNED]
+        wanted = {"prompt": prompt, "return_tokens": True, "logit_bias": bias, **greedy, **more}
+        answer = requests.post(f"{self.url}/completion", json=wanted, timeout=300)
         answer.raise_for_status()
-        tokens = tuple(answer.json()["tokens"])
-        assert len(tokens) == n
-        return tokens
+        found: dict[str, Any] = answer.json()
+        return found
 
     def complete_all(self, prompts: list[list[int]], n: int, at_once: int) -> list[Tokens]:
         """Return what follows each prompt, asking for `at_once` of them at a time."""

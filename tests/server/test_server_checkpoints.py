@@ -58,6 +58,12 @@ def one_by_one(server: LlamaServer, n: int = 3) -> list[Tokens]:
     return [server.complete(prompt, TOKENS) for prompt in prompts(n)]
 
 
+def follows(found: list[Tokens], certain: list[Tokens]) -> bool:
+    """Whether each answer begins with what is certain of it, and whether that is most of it."""
+    whole = [tokens[: len(sure)] for tokens, sure in zip(found, certain, strict=True)]
+    return whole == certain and sum(map(len, certain)) > TOKENS * len(found) / 2
+
+
 @pytest.fixture
 def drafted(server_build: TestBuild, tmp_path: Path) -> Callable[[Path], list[str | Path]]:
     """``drafted(model)``: options for a draft model that is like it, but is often wrong.
@@ -86,13 +92,13 @@ def test_same_tokens_with_and_without(
     model = tiny_model(kind)
     how = NGRAMS if spec == "ngrams" else drafted(model)
     with start(model) as server:
-        expected = one_by_one(server)
+        certain = [server.certain(prompt, TOKENS) for prompt in prompts(3)]
     with start(model, *how) as server:
-        assert one_by_one(server) == expected
-        on = server.metrics()
+        found, on = one_by_one(server), server.metrics()
     with start(model, *how, OFF) as server:
-        assert one_by_one(server) == expected
+        assert one_by_one(server) == found
         off = server.metrics()
+    assert follows(found, certain)
     if "spec_decode_num_accepted_tokens_total" in on:  # 2026-05 does not count them
         right = on["spec_decode_num_accepted_tokens_total"]
         assert (spec == "ngrams" or right > 0) and right < on["spec_decode_num_draft_tokens_total"]
@@ -140,9 +146,9 @@ def test_many_requests_on_several_slots(start: Start, tiny_model: TinyModels, ki
     with start(tiny_model(kind), "-np", "6", *NGRAMS) as server:
         found = server.complete_all(many, TOKENS, at_once=12)
         metrics = server.metrics()
-    with start(tiny_model(kind), *NGRAMS, OFF) as server:
-        expected = server.complete_all(many, TOKENS, at_once=1)
-    assert found == expected
+    with start(tiny_model(kind)) as server:
+        certain = [server.certain(prompt, TOKENS) for prompt in many]
+    assert follows(found, certain)
     assert metrics["spec_ckpt_save_total"] > 24 and metrics["spec_ckpt_restore_total"] > 24
     assert metrics["spec_ckpt_host_total"] == 0
     assert metrics["spec_ckpt_device_bytes"] == metrics["spec_ckpt_host_bytes"] == 0
@@ -176,15 +182,15 @@ def test_on_the_device_nothing_crosses(start: Start, tiny_model: TinyModels, rem
 
 def test_a_device_that_refuses_memory(start: Start, tiny_model: TinyModels, remote: RemoteLoopback) -> None:
     many = prompts(12)
-    with start(tiny_model("hybrid"), *NGRAMS, OFF) as server:
-        expected = server.complete_all(many, TOKENS, at_once=1)
+    with start(tiny_model("hybrid")) as server:
+        certain = [server.certain(prompt, TOKENS) for prompt in many]
     with start(tiny_model("hybrid"), "-np", "3", *ON_LOOPBACK, *NGRAMS, env=remote.env) as server:
-        assert server.complete_all(many, TOKENS, at_once=6) == expected
+        assert follows(server.complete_all(many, TOKENS, at_once=6), certain)
         before, idle = server.metrics(), remote.stats()
         assert before["spec_ckpt_save_total"] > 0 and before["spec_ckpt_host_total"] == 0
 
         remote.set(alloc_limit=idle.live_bytes)
-        assert server.complete_all(many, TOKENS, at_once=6) == expected
+        assert follows(server.complete_all(many, TOKENS, at_once=6), certain)
         refused, full = server.metrics(), remote.stats()
         saved = refused["spec_ckpt_save_total"] - before["spec_ckpt_save_total"]
         assert refused["spec_ckpt_host_total"] == saved > 0
@@ -193,7 +199,7 @@ def test_a_device_that_refuses_memory(start: Start, tiny_model: TinyModels, remo
         assert full.live_bytes == idle.live_bytes
 
         remote.set(alloc_limit=2**63)
-        assert server.complete_all(many, TOKENS, at_once=6) == expected
+        assert follows(server.complete_all(many, TOKENS, at_once=6), certain)
         after = server.metrics()
         assert after["spec_ckpt_save_total"] > refused["spec_ckpt_save_total"]
         assert after["spec_ckpt_host_total"] == refused["spec_ckpt_host_total"]
