@@ -13,7 +13,7 @@ from cffi import FFI
 import pyllama
 
 from .conftest import Build, Compile, Run
-from .loopback import FLAGS, SOURCES, Loopback, LoopbackChild, Mode, Stats, declarations
+from .loopback import FLAGS, SOURCES, Loopback, LoopbackChild, Mode, RemoteLoopback, Stats, declarations
 from .sums import PADDED, SIZE, N, Sum, floats, look, put, sums
 
 pytestmark = pytest.mark.matrix
@@ -394,3 +394,17 @@ def test_sanitized(compile_native: Compile, patched_build: Build, run_native: Ru
     words = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1"}
     done = run_native(Path("/usr/bin/setarch"), "-R", program, cpu, env=words)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
+def test_another_process_sees_the_counts(
+    loopback_child: LoopbackChild, loopback_plugin: Path, tmp_path: Path
+) -> None:
+    code = (
+        "buft = lib.ggml_backend_dev_buffer_type(loopback.device(1))\n"
+        "lib.ggml_backend_buft_alloc_buffer(buft, 4096)\n"
+        "print(loopback.stats(1))"
+    )
+    remote = RemoteLoopback(loopback_plugin, tmp_path / "shared")
+    done = loopback_child(code, devices=2, LOOPBACK_SHARED=remote.env["LOOPBACK_SHARED"])
+    assert remote.stats(1).live_bytes == 4096 and remote.stats(0).allocs == 0
+    assert str(remote.stats(1)) in done.stdout
