@@ -43,8 +43,8 @@ def session(tmp_path_factory: pytest.TempPathFactory, lock: Lock, installed_path
             git(place, "config", *setting)
     sources = folder / "newer" / "src" / "CMakeLists.txt"
     text = sources.read_text()
-    assert "    llama-vocab.cpp\n" in text
-    sources.write_text(text.replace("    llama-vocab.cpp\n", "    llama-vocab.cpp\n    llama-watch.cpp\n"))
+    assert "    unicode.cpp\n" in text
+    sources.write_text(text.replace("    unicode.cpp\n", "    unicode.cpp\n    llama-watch.cpp\n"))
     (folder / "newer/src/llama-watch.cpp").write_text("int llama_watch;\n")
     for name in ("llama.cpp", "newer"):
         git(folder / name, "add", "-A", "-f")
