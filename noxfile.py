@@ -43,12 +43,13 @@ def tests(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("pin", PINS)
 def matrix(session: nox.Session, pin: str) -> None:
-    """What depends on the pin, on each one, and on every backend of this machine; writes docs/matrix.md."""
+    """What depends on the pin, on each one, and on every backend of this machine; writes two pages."""
     install(session, "test", "bench", pin=pin)
     session.run(
         "pytest", "-m", "(matrix or backends) and not server", *session.posargs, env={"PYLLAMA_TEST_PIN": pin}
     )
     session.run("python", "tests/matrix_table.py", env={"PYTHONPATH": "."})
+    session.run("python", "tests/exact_table.py", "docs/exactness.md", env={"PYTHONPATH": "."})
 
 
 @nox.session

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matrix_table import sections
+
+Rows = list[dict[str, Any]]
 FOLDER = Path(__file__).parents[1] / "build" / "exactness"
 DEVICES = ("CPU", "loopback", "Vulkan0")
 _HEAD = """\
@@ -21,18 +24,18 @@ read by turns, both are saved on the device, both go on and a third begins, both
 logits are compared with those that followed the save, bit for bit, and the states of the other sequences
 before and after, byte for byte. A number is how many shapes of cache were exact: each type of K and V, with
 flash attention and without, in a unified cache and in streams. Models are tiny ones with random weights
-(tests/tiny_models.py). "loopback" is a device with memory of its own that computes on the CPU; Vulkan0 was
-Mesa's lavapipe.
+(tests/tiny_models.py). "loopback" is a device with memory of its own that computes on the CPU; "Vulkan0" is
+the first Vulkan device, Mesa's lavapipe where there is no GPU.
 """
 
 
-def note(pin: str, kind: str, device: str, rows: list[dict[str, Any]]) -> None:
+def note(pin: str, kind: str, device: str, rows: Rows) -> None:
     """Keep what a test saw."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{pin}.{device}.{kind}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def cell(rows: list[dict[str, Any]] | None) -> str:
+def cell(rows: Rows | None) -> str:
     """Return how many were exact, and what was not."""
     if rows is None:
         return ""
@@ -43,27 +46,32 @@ def cell(rows: list[dict[str, Any]] | None) -> str:
     return text + (f"; no cache of {', '.join(refused)}" if refused else "")
 
 
-def table(found: dict[tuple[str, str, str], list[dict[str, Any]]]) -> Iterable[str]:
-    """Yield the page's lines."""
-    yield _HEAD
-    for pin in sorted({pin for pin, _, _ in found}, reverse=True):
-        devices = [d for d in DEVICES if any((pin, d) == key[:2] for key in found)]
-        yield f"\n## {pin}\n"
-        yield f"| memory | {' | '.join(devices)} |"
-        yield f"|---|{'---|' * len(devices)}"
-        for kind in sorted({kind for p, _, kind in found if p == pin}):
-            yield f"| {kind} | {' | '.join(cell(found.get((pin, d, kind))) for d in devices)} |"
+def table(found: Mapping[tuple[str, str], Rows]) -> str:
+    """Return the table of a pin; `found` is (device, kind) → rows."""
+    devices = [device for device in DEVICES if any(device == seen for seen, _ in found)]
+    lines = [["memory", *devices], ["---"] * (len(devices) + 1)]
+    lines += [
+        [kind, *(cell(found.get((device, kind))) for device in devices)]
+        for kind in sorted({kind for _, kind in found})
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main() -> None:
-    """Write the page."""
-    found = {}
+def page(found: Mapping[str, Mapping[tuple[str, str], Rows]], old: str) -> str:
+    """Return the page; pins that are not in `found` keep what the old page says of them."""
+    told = {**sections(old), **{pin: table(rows) for pin, rows in found.items()}}
+    return _HEAD + "".join(f"\n## {pin}\n\n{told[pin].strip()}\n" for pin in sorted(told, reverse=True))
+
+
+def main(out: Path) -> None:
+    """Write the page of what the tests noted."""
+    found: dict[str, dict[tuple[str, str], Rows]] = {}
     for file in sorted(FOLDER.glob("*.json")):
         pin, device, kind = file.name.removesuffix(".json").split(".")
-        found[pin, device, kind] = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(pin, {})[device, kind] = json.loads(file.read_text(encoding="utf-8"))
     if found:
-        Path(sys.argv[1]).write_text("\n".join(table(found)) + "\n", encoding="utf-8")
+        out.write_text(page(found, out.read_text(encoding="utf-8") if out.is_file() else ""), "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
