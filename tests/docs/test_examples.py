@@ -118,7 +118,7 @@ def test_the_report(example: Example, tiny_model: Callable[[str], Path]) -> None
 
 def test_device_checkpoints_stay_there(loopback_child: Any, tiny_model: Callable[[str], Path]) -> None:
     """What crosses with checkpoints on the host is at least what was saved and restored."""
-    names = f"SCRIPT, MODEL_PATH = {str(SCRIPT)!r}, {str(tiny_model('hybrid'))!r}\n"
+    names = f"SCRIPT, MODEL_PATH = {str(SCRIPT)!r}, {str(tiny_model('mamba2'))!r}\n"
     found = json.loads(loopback_child(names + ON_DEVICE, SCRIPT.parent).stdout.splitlines()[-1])
     device, host = found["device"], found["host"]
     assert device["tokens"] == host["tokens"] and len(host["tokens"]) == 96
