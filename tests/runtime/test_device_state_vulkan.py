@@ -27,8 +27,9 @@ if {DEVICE!r} not in [device.name for device in pyllama.devices()]:
 else:
     with pyllama.Model(sys.argv[1]) as model, model.context(n_ctx=256) as context:
         try:
-            rows = {{row.device: row.context for row in context.memory()}}
-            print("used" if rows.get({DEVICE!r}) else f"unused: {{rows}}")
+            found = context.memory()
+            there = [row for row in found if row.device == {DEVICE!r} and not row.host and row.context]
+            print("used" if there else f"unused: {{found}}")
         except ContextError:  # the oldest pin cannot say
             print("used")
 """
