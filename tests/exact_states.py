@@ -16,6 +16,7 @@ import numpy
 
 sys.path.append(str(Path(__file__).parent))
 
+from exact_table import ROUNDED
 from sequences import Logits, Sequences
 
 import pyllama
@@ -73,6 +74,11 @@ def same(a: Logits, b: Logits) -> bool:
     return bool(numpy.array_equal(a.view(numpy.uint32), b.view(numpy.uint32)))
 
 
+def close(a: Logits, b: Logits) -> bool:
+    """Whether only the order of additions may differ: other cells. Logits are spread by about 3."""
+    return bool(numpy.allclose(a, b, rtol=0, atol=0.05))
+
+
 def examine(s: Sequences) -> str:
     """Return what differs, or nothing."""
     rng = numpy.random.default_rng(5)
@@ -102,25 +108,29 @@ def examine(s: Sequences) -> str:
         return "a second restore fails"
     if save(s.context, 1, 0) != bystander:
         return "restoring sequence 0 changed the state of sequence 1"
+    rounded = ""
     for seq in (0, 1):
-        if not same(s.decode([WORD], seq=seq), expected[seq]):
+        logits = s.decode([WORD], seq=seq)
+        if not close(logits, expected[seq]):
             return f"sequence {seq} gives other logits"
+        if not same(logits, expected[seq]):
+            rounded = ROUNDED
     # into another sequence; what that held is gone
     if restore(s.context, blobs[0], 2) != len(blobs[0]):
         return "sequence 0's state cannot be restored into sequence 2"
     moved = s.decode([WORD], seq=2)
-    if s.end(2) != s.end(0) or not numpy.allclose(moved, expected[0], rtol=0, atol=0.05):
+    if s.end(2) != s.end(0) or not close(moved, expected[0]):
         return "in sequence 2 the logits are far off"
-    return ""
+    return rounded
 
 
-def rows(path: str, *, all_types: bool = True) -> list[Row]:
-    """Go through every shape."""
+def rows(path: str, *, all_types: bool = True, flash_attention: bool = True) -> list[Row]:
+    """Go through every shape; those with flash attention only where a device computes it."""
     with pyllama.Model(path) as model:
         recurrent = bool(lib.llama_model_is_recurrent(model.ptr))
     found = []
     for type_k, type_v, fa, unified in shapes(recurrent):
-        if not all_types and type_k not in ("F16", "Q8_0"):
+        if (fa and not flash_attention) or (not all_types and type_k not in ("F16", "Q8_0")):
             continue
         types = type_k if type_k == type_v else f"{type_k}/{type_v}"
         options = {

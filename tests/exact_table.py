@@ -15,6 +15,7 @@ from matrix_table import sections
 
 Rows = list[dict[str, Any]]
 FOLDER = Path(__file__).parents[1] / "build" / "exactness"
+ROUNDED = "the same but for rounding"  # the cells lie elsewhere, so sums run in another order
 DEVICES = ("CPU", "loopback", "Vulkan0")
 _HEAD = """\
 # Exactness of restored states
@@ -43,6 +44,10 @@ def cell(rows: Rows | None) -> str:
     wrong = [row for row in made if row["problem"]]
     refused = sorted({row["types"] for row in rows if row["refused"]})
     text = f"{len(made) - len(wrong)} of {len(made)}"
+    if wrong and all(row["problem"] == ROUNDED for row in wrong):
+        text += f", the others {ROUNDED}"
+    if len(rows) > 1 and not any(row["flash_attention"] for row in rows):
+        text += "; without flash attention, which ends the process there"
     return text + (f"; no cache of {', '.join(refused)}" if refused else "")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exact_table import note
+from exact_table import ROUNDED, note
 
 pytestmark = pytest.mark.matrix
 
@@ -23,13 +23,15 @@ print(json.dumps([asdict(row) for row in rows(sys.argv[1])]))
 KINDS = ("attention", "swa", "mamba2", "rwkv7", "hybrid", "hybrid-swa", "delta", "rollback")
 
 
-def check(done: subprocess.CompletedProcess[str], pin: str, kind: str, device: str) -> None:
+def check(done: subprocess.CompletedProcess[str], pin: str, kind: str, device: str, least: int = 30) -> None:
     """Every shape of cache was exact, or llama.cpp has no such cache."""
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     note(pin, kind, device, rows)
     exact = [row for row in rows if not row["refused"]]
-    assert not [row for row in exact if row["problem"]]
-    assert len(exact) >= (1 if len(rows) == 1 else 30), [row for row in rows if row["refused"]]
+    # 2025-08 restores into neighbouring cells and cannot put the head back: sums run in another order there.
+    moved = [row for row in exact if pin == "2025-08" and (row["unified"] or kind == "swa")]
+    assert not [row for row in exact if row["problem"] and not (row in moved and row["problem"] == ROUNDED)]
+    assert len(exact) >= (1 if len(rows) == 1 else least), [row for row in rows if row["refused"]]
 
 
 @pytest.mark.parametrize("kind", KINDS)

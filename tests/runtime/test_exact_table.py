@@ -8,8 +8,15 @@ import exact_table
 import pytest
 
 
-def row(types: str, problem: str = "", refused: bool = False) -> dict[str, object]:
-    return {"types": types, "problem": problem, "refused": refused}
+def row(types: str, problem: str = "", refused: bool = False, fa: bool = True) -> dict[str, object]:
+    return {"types": types, "flash_attention": fa, "problem": problem, "refused": refused}
+
+
+def test_what_was_not_computed_is_said() -> None:
+    said = "2 of 2; without flash attention, which ends the process there"
+    assert exact_table.cell([row("F16", fa=False)] * 2) == said
+    assert exact_table.cell([row("F16", fa=False)]) == "1 of 1", "a recurrent model has no attention"
+    assert exact_table.cell([row("F16", fa=False), row("F16")]) == "2 of 2"
 
 
 def test_the_page_keeps_the_pins_that_were_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
