@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from native import expected
 from real_builds import make_build
-from test_device_state import CODE, KINDS, TESTS, check
+from test_device_state import CODE, KINDS, check
 
 from pyllama.builder.compile import backends, needs
 from pyllama.builder.compile.toolchain import find_compilers
@@ -44,13 +44,8 @@ def _skip(reason: str) -> None:
 
 # A cache of each type takes lavapipe minutes a model; without this there are two of them.
 EVERY_TYPE = os.environ.get("PYLLAMA_TEST_EVERY_TYPE") == "1"
-# Decodes and waits, and saves nothing.
-FLASH = f"""
-sys.path.append({str(TESTS)!r})
-from exact_states import flash
-from sequences import Sequences
-with Sequences(sys.argv[1], **flash(True)) as sequences:
-    sequences.decode(list(range(20, 30)))
+DRIVER = """
+print(*(device.description for device in pyllama.devices() if device.name == "Vulkan0"))
 """
 
 
@@ -70,11 +65,9 @@ def vulkan(pin: str | None, child: Callable[..., Any], tiny_model: Callable[[str
 
 
 @pytest.fixture(scope="module")
-def flash_attention(
-    child: Callable[..., Any], tiny_model: Callable[[str], Path], vulkan: dict[str, str]
-) -> bool:
-    """Whether the driver survives it: lavapipe of Mesa 22.3 ends the process, without any saved state."""
-    return bool(child(FLASH, tiny_model("attention"), check=False, **vulkan).returncode == 0)
+def flash_attention(child: Callable[..., Any], vulkan: dict[str, str]) -> bool:
+    """Whether the driver is trusted with it: lavapipe of Mesa 22.3 may crash, in stock builds too."""
+    return "llvmpipe" not in child(DRIVER, **vulkan).stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
