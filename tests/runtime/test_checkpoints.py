@@ -122,6 +122,10 @@ def test_nothing_crosses_to_the_host(loopback: Loopback, tiny_model: Callable[[s
         assert loopback.stats().live_bytes == before.live_bytes
         host = sequence.checkpoint("host")
         assert loopback.stats().live_bytes == before.live_bytes and host.on_host
+        device = sequence.checkpoint(replace=host)  # of the same shape, but elsewhere
+        assert loopback.stats().live_bytes > before.live_bytes and not device.on_host
+        host = sequence.checkpoint("host", replace=device)
+        assert loopback.stats().live_bytes == before.live_bytes and host.on_host
 
 
 def test_a_device_without_room(loopback: Loopback, tiny_model: Callable[[str], Path]) -> None:

@@ -273,7 +273,8 @@ llama_state_id llama_state_store::save(
         bool same = old != states.end() && old->second.parts.size() == groups.size();
         for (size_t i = 0; same && i < groups.size(); ++i) {
             const auto & part = old->second.parts[i];
-            same = part.buft == groups[i].buft && part.size == groups[i].size && (place == llama_state_place::HOST || !old->second.on_host());
+            const auto   where = place == llama_state_place::HOST ? ggml_backend_cpu_buffer_type() : groups[i].buft;
+            same = part.buft == groups[i].buft && part.size == groups[i].size && part.memory->buft() == where;
         }
 
         std::vector<std::vector<llama_state_block>> plans;
