@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
-from . import rpc
+from . import context_options, rpc
 from .errors import ContextError, DecodeError
 from .memory import BufferMemory, memory_of
 from .native import log
@@ -33,9 +33,12 @@ class Context(Handle):
     `n_ctx` is the number of tokens it can hold (0: as many as the model was trained for),
     `n_batch` how many one decode takes, `n_ubatch` how many are computed at once, `n_seq_max`
     how many sequences there may be, `threads` the number of CPU threads (0: all that this
-    process may use). Further keywords set fields of `llama_context_params` by name.
+    process may use). Further keywords set fields of `llama_context_params` by name, or options of
+    features: `n_layers` stops after that many layers (0: all) and goes to the output, `n_experts`
+    takes that many experts for a token (0: as many as the model does; see `set_experts`).
 
-    Raises ContextError, with llama.cpp's own last words, when it cannot be made.
+    Raises ContextError, with llama.cpp's own last words, when it cannot be made, UsageError for an
+    option that this build does not have.
     """
 
     def __init__(
@@ -72,10 +75,11 @@ class Context(Handle):
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = threads or available_threads()
         params.no_perf = True
+        options, fields = context_options.split(fields)
         set_fields(library.ffi, params, fields)
         with model.lock:
             with log.collected() as lines:
-                ptr = library.raw.llama_init_from_model(model.ptr, params)
+                ptr = context_options.new_context(library, model.ptr, params, options)
                 words = lines()
             lost = rpc.failure(model.rpc_endpoints)
             if lost and ptr != library.ffi.NULL:
@@ -85,8 +89,9 @@ class Context(Handle):
                 super().__init__(ptr, library.raw.llama_free, parent=model)
         if ptr == library.ffi.NULL:
             reason = lost or words or "llama.cpp gave no reason"
+            asked = "".join(f", {name}={value}" for name, value in options.items())
             raise ContextError(
-                f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max} could be made: {reason}"
+                f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max}{asked} could be made: {reason}"
             )
         self._capacity = int(library.raw.llama_n_batch(ptr))
         self._tokens = library.ffi.new("llama_token[]", self._capacity)
@@ -119,6 +124,14 @@ class Context(Handle):
     def n_batch(self) -> int:
         """Tokens that one decode takes."""
         return self._capacity
+
+    @property
+    def n_layers(self) -> int:
+        """Layers that it computes."""
+        raw = self._library.raw
+        if hasattr(raw, "llama_get_n_layer"):
+            return int(raw.llama_get_n_layer(self.ptr))
+        return int(raw.llama_model_n_layer(self.model.ptr))
 
     def sequence(self, seq_id: int = 0) -> Sequence:
         """Return one of the `n_seq_max` sequences. Raises UsageError for one that is not there."""

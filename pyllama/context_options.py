@@ -1,0 +1,55 @@
+"""Options of a context that features bring, which must be known before its memory is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .native.loader import Library
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword of `Context`: the feature that has it, and its setter in C."""
+
+    feature: str
+    setter: str
+
+
+OPTIONS: Mapping[str, Option] = {
+    "n_layers": Option("layer-exit", "llama_context_options_set_n_layer"),
+    "n_experts": Option("moe-experts", "llama_context_options_set_n_expert_used"),
+}
+
+
+def split(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part what was given to a context into options of features and the rest; None is as if not given."""
+    options = {name: value for name, value in keywords.items() if name in OPTIONS and value is not None}
+    return options, {name: value for name, value in keywords.items() if name not in OPTIONS}
+
+
+def new_context(library: Library, model: Any, params: Any, options: Mapping[str, Any]) -> Any:
+    """Make a context of a model and return it, NULL when llama.cpp refuses.
+
+    Raises UsageError for an option that this build does not have, or a value that it cannot hold.
+    """
+    raw, ffi = library.raw, library.ffi
+    if not options:
+        return raw.llama_init_from_model(model, params)
+    for name in options:
+        if not hasattr(raw, OPTIONS[name].setter):
+            feature = OPTIONS[name].feature
+            raise UsageError(
+                f"{name}= needs the feature {feature}, which this build was made without: add it"
+            )
+    chosen = ffi.gc(raw.llama_context_options_init(), raw.llama_context_options_free)
+    for name, value in options.items():
+        try:
+            getattr(raw, OPTIONS[name].setter)(chosen, value)
+        except (OverflowError, TypeError) as error:
+            raise UsageError(f"{name}={value!r} is no value for it: {error}") from None
+    return raw.llama_init_from_model_with(model, params, chosen)
