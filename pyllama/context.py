@@ -8,7 +8,7 @@ from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
 from . import context_options, rpc
-from .errors import ContextError, DecodeError
+from .errors import ContextError, DecodeError, UsageError
 from .memory import BufferMemory, memory_of
 from .native import log
 from .native.handle import Handle
@@ -132,6 +132,24 @@ class Context(Handle):
         if hasattr(raw, "llama_get_n_layer"):
             return int(raw.llama_get_n_layer(self.ptr))
         return int(raw.llama_model_n_layer(self.model.ptr))
+
+    @property
+    def n_experts(self) -> int:
+        """Experts that it takes for each token; 0 where the model has none."""
+        return int(context_options.needed(self._library, "n_experts").llama_get_n_expert_used(self.ptr))
+
+    def set_experts(self, n: int) -> None:
+        """Take `n` experts for each token from the next decode on: fewer are faster and less exact.
+
+        0 is as many as the model does, which is also the most that can be. Raises UsageError for another
+        number, or where the model has no experts.
+        """
+        raw = context_options.needed(self._library, "n_experts")
+        with self.lock, log.collected() as lines:
+            done = -_MAX <= n <= _MAX and raw.llama_set_n_expert_used(self.ptr, n)
+            words = lines()
+        if not done:
+            raise UsageError(f"{n} experts cannot be taken: {words or 'it is no number of experts'}")
 
     def sequence(self, seq_id: int = 0) -> Sequence:
         """Return one of the `n_seq_max` sequences. Raises UsageError for one that is not there."""

@@ -32,6 +32,16 @@ def split(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return options, {name: value for name, value in keywords.items() if name not in OPTIONS}
 
 
+def needed(library: Library, name: str) -> Any:
+    """Return the functions of a library that has an option. Raises UsageError for one that has not."""
+    if not hasattr(library.raw, OPTIONS[name].setter):
+        feature = OPTIONS[name].feature
+        raise UsageError(
+            f"{name} needs the feature {feature}, which this build is without: build it with that"
+        )
+    return library.raw
+
+
 def new_context(library: Library, model: Any, params: Any, options: Mapping[str, Any]) -> Any:
     """Make a context of a model and return it, NULL when llama.cpp refuses.
 
@@ -41,11 +51,7 @@ def new_context(library: Library, model: Any, params: Any, options: Mapping[str,
     if not options:
         return raw.llama_init_from_model(model, params)
     for name in options:
-        if not hasattr(raw, OPTIONS[name].setter):
-            feature = OPTIONS[name].feature
-            raise UsageError(
-                f"{name}= needs the feature {feature}, which this build was made without: add it"
-            )
+        needed(library, name)
     chosen = ffi.gc(raw.llama_context_options_init(), raw.llama_context_options_free)
     for name, value in options.items():
         try:

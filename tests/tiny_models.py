@@ -274,7 +274,7 @@ def write(kind: str | Kind, folder: Path) -> Path:
     writer.add_name(f"tiny {name}")
     for key, value in metadata.items():
         _add(writer, f"{kind.architecture}.{key}", value)
-    _add_vocabulary(writer)
+    add_vocabulary(writer)
     for tensor, values in layers.tensors.items():
         writer.add_tensor(tensor, values)
     writer.write_header_to_file()
@@ -297,7 +297,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
         writer.add_array(key, value)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter) -> None:
     """Three special tokens, the 256 bytes, and characters that are tokens of their own."""
     special = ["<unk>", "<s>", "</s>"]
     characters = "\u2581abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?-'"
