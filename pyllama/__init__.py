@@ -14,6 +14,7 @@ from .errors import Error
 
 if TYPE_CHECKING:
     from . import lib, rpc
+    from .batch import Batch
     from .checkpoint import Checkpoint
     from .context import Context
     from .device import Device, devices
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .native.ffi import ffi
     from .native.installed import BuildInfo, build_info
+    from .outputs import Output
     from .sampling import Sampler, SamplerParams
     from .sequence import Sequence
     from .vocab import Vocab
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Batch": "batch",
     "BufferMemory": "memory",
     "BuildInfo": "native.installed",
     "Checkpoint": "checkpoint",
@@ -36,6 +39,7 @@ _HOME = {
     "Device": "device",
     "Generation": "generation",
     "Model": "model",
+    "Output": "outputs",
     "Piece": "generation",
     "Sampler": "sampling",
     "SamplerParams": "sampling",
@@ -49,6 +53,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Batch",
     "BufferMemory",
     "BuildInfo",
     "Checkpoint",
@@ -57,6 +62,7 @@ __all__ = [
     "Error",
     "Generation",
     "Model",
+    "Output",
     "Piece",
     "Sampler",
     "SamplerParams",

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import context_options, rpc
 from .errors import ContextError, DecodeError, UsageError
+from . import outputs, rpc
+from .batch import Batch
+from .errors import ContextError, DecodeError
 from .memory import BufferMemory, memory_of
 from .native import log
 from .native.handle import Handle
@@ -17,6 +20,7 @@ from .native.loader import load
 if TYPE_CHECKING:
     from .model import Model
     from .native.loader import Library
+    from .outputs import Output
     from .sequence import Sequence
 
 _MAX = 2**31 - 1
@@ -93,7 +97,10 @@ class Context(Handle):
             raise ContextError(
                 f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max}{asked} could be made: {reason}"
             )
-        self._capacity = int(library.raw.llama_n_batch(ptr))
+        self._decodes = 0
+        self._whole = outputs.takes_whole(self, bool(params.embeddings))
+        size = library.raw.llama_n_ubatch if self._whole else library.raw.llama_n_batch
+        self._capacity = int(size(ptr))
         self._tokens = library.ffi.new("llama_token[]", self._capacity)
         self._seq_arrays: tuple[Any, Any, Any] | None = None
         self._vocab_size = len(model.vocab)
@@ -162,14 +169,27 @@ class Context(Handle):
         with self.lock:
             return memory_of(self._library, self.ptr)
 
-    def decode(self, tokens: Tokens[int], *, seq_id: int = 0) -> None:
+    def decode(self, tokens: Tokens[int] | Batch, *, seq_id: int = 0) -> None:
         """Append tokens to a sequence and compute; the logits of the last one are kept.
 
-        Any number of tokens is taken, `n_batch` at a time. Raises DecodeError when the context
-        is full or the backend fails, ContextError for a token that is not in the vocabulary.
+        Any number of tokens is taken, `n_batch` at a time. A `Batch` says itself what goes where, and is
+        taken whole. Raises DecodeError when the context is full or the backend fails, ContextError for a
+        token that is not in the vocabulary, OutputError while an array looks at the last outputs.
         """
+        if isinstance(tokens, Batch):
+            with self.lock, tokens.lock:
+                self.free_released()
+                self._compute(tokens.prepared(self), len(tokens))
+                if self.model.rpc_endpoints:
+                    self._check_servers(len(tokens))
+            return
         if not tokens:
             raise ContextError("there are no tokens to decode: give at least one")
+        if self._whole and len(tokens) > self._capacity:
+            raise ContextError(
+                f"{len(tokens)} tokens have to be computed in one go, and the context takes "
+                f"{self._capacity}: use a larger n_batch and n_ubatch"
+            )
         highest = self._vocab_size
         raw, buffer = self._library.raw, self._tokens
         with self.lock:
@@ -183,13 +203,52 @@ class Context(Handle):
                 batch = raw.llama_batch_get_one(buffer, len(part))
                 if seq_id != 0:
                     batch.n_seq_id, batch.seq_id = self._named(seq_id)
-                mark = raw.pyllama_log_mark()
-                code = raw.llama_decode(self.ptr, batch)
-                log.raise_pending()
-                if code != 0:
-                    raise self._decode_error(code, len(part), mark)
+                self._compute(batch, len(part))
             if self.model.rpc_endpoints:
                 self._check_servers(len(tokens))
+
+    def _compute(self, batch: Any, n: int) -> None:
+        """Decode a `llama_batch` of `n` tokens; the caller holds the lock."""
+        raw, owned = self._library.raw, self._owned
+        if owned.borrowed:
+            outputs.check_not_lent(owned.borrowed)
+        self._decodes += 1
+        mark = raw.pyllama_log_mark()
+        code = raw.llama_decode(self.ptr, batch)
+        log.raise_pending()
+        if code != 0:
+            raise self._decode_error(code, n, mark)
+
+    def logits(self, index: int = -1) -> Output:
+        """Return the logits of an output of the last decode, one for each token of the vocabulary.
+
+        `index` is the place of the token in the batch; -1 is the last output, -2 the one before. After
+        `decode` of a list of tokens only the last one has any. Raises ContextError where there are none.
+        """
+        return outputs.logits(self, index)
+
+    def embeddings(self, index: int = -1) -> Output:
+        """Return the embedding of one token of the last decode; `index` as in `logits`.
+
+        Needs `embeddings=True` and `pooling_type=0` (none). Raises ContextError where there is none.
+        """
+        return outputs.embeddings(self, index)
+
+    def pooled(self, seq_id: int = 0) -> Output:
+        """Return the embedding of a whole sequence, or the scores of a reranker.
+
+        Needs `embeddings=True` and a `pooling_type`. Raises ContextError where there is none.
+        """
+        return outputs.pooled(self, seq_id)
+
+    def lend(self, array: object) -> None:
+        """Do not decode or free what `array` looks at until it is gone; the caller holds the lock."""
+        self._owned.lend(array)
+
+    @property
+    def decodes(self) -> int:
+        """How many decodes there were, those that failed among them: each replaces the outputs."""
+        return self._decodes
 
     def _named(self, seq_id: int) -> tuple[Any, Any]:
         """Return the arrays that put a whole batch into a sequence; upstream counts its positions."""

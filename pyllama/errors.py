@@ -59,6 +59,10 @@ class DecodeError(ContextError):
         self.code = code
 
 
+class OutputError(ContextError):
+    """Logits or embeddings were used, or held on to, past the decode that they came from."""
+
+
 class RpcError(Error):
     """A server of another machine cannot be reached, does not understand us, or cannot be started."""
 

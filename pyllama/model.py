@@ -105,6 +105,14 @@ class Model(Handle):
         return text
 
     @property
+    def architecture(self) -> str:
+        """Upstream's name of the architecture, e.g. `llama`; it begins the names of most metadata."""
+        buffer = self._library.ffi.new("char[]", 256)
+        self._library.raw.llama_model_meta_val_str(self.ptr, b"general.architecture", buffer, 256)
+        text: str = self._library.ffi.string(buffer).decode("utf-8", "replace")
+        return text
+
+    @property
     def n_ctx_train(self) -> int:
         """The context size, in tokens, that the model was trained for."""
         return int(self._library.raw.llama_model_n_ctx_train(self.ptr))

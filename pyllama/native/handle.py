@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,24 +19,50 @@ class _Owned:
 
     A parent knows its children's objects and not their handles: when the collector finds
     parent and child together, it finalises them in any order, and weak references are gone.
+    `borrowed` has an entry for each array that looks at memory of the C object: while there is one,
+    the object is closed for its users and freed only when the last array is gone.
     """
 
-    __slots__ = ("children", "free", "lock", "ptr")
+    __slots__ = ("borrowed", "children", "free", "late", "lock", "parent", "ptr")
 
-    def __init__(self, ptr: Any, free: Callable[[Any], None]) -> None:
+    def __init__(self, ptr: Any, free: Callable[[Any], None], parent: _Owned | None) -> None:
         self.ptr = ptr
         self.free = free
+        self.parent = parent
         self.children: set[_Owned] = set()
         self.lock = threading.RLock()
+        self.borrowed: list[None] = []  # a list: its methods are atomic, and the collector may call
+        self.late: Any = None
 
     def release(self) -> None:
         with self.lock:  # a call that is under way, also one that makes a child, ends first
             for child in list(self.children):
                 child.release()
-            self.children.clear()
             ptr, self.ptr = self.ptr, None
             if ptr is not None:
-                self.free(ptr)
+                self.late = ptr
+            self.settle()
+
+    def settle(self) -> None:
+        """Free what was released, unless an array or a child still needs it."""
+        with self.lock:
+            if self.late is None or self.borrowed or self.children:
+                return
+            late, self.late = self.late, None
+            self.free(late)
+        if self.parent is not None:
+            self.parent.children.discard(self)
+            self.parent.settle()
+
+    def lend(self, array: object) -> None:
+        """Keep the C object until `array`, which looks at its memory, is gone. The caller holds the lock."""
+        self.borrowed.append(None)
+        weakref.finalize(array, self.give_back).atexit = False
+
+    def give_back(self) -> None:
+        self.borrowed.pop()
+        if self.late is not None:
+            self.settle()
 
 
 class Handle:
@@ -45,7 +72,7 @@ class Handle:
     """
 
     def __init__(self, ptr: Any, free: Callable[[Any], None], parent: Handle | None = None) -> None:
-        self._owned = _Owned(ptr, free)
+        self._owned: _Owned = _Owned(ptr, free, parent._owned if parent is not None else None)
         self._parent = parent
         if parent is not None:
             parent._owned.children.add(self._owned)
@@ -71,12 +98,11 @@ class Handle:
     def close(self) -> None:
         """Free the C object and everything made from it. Closing twice does nothing.
 
+        An array of `Output.numpy` that is still there stays valid; what it looks at is freed with it.
         Waits for the decoding, sampling, tokenizing or making of a context that another thread is
         doing with it.
         """
         self._owned.release()
-        if self._parent is not None:
-            self._parent._owned.children.discard(self._owned)
 
     def __enter__(self) -> Self:
         return self
