@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .context import Context
     from .device import Device, devices
-    from .generation import Generation, Piece, generate, stream
+    from .generation import generate, stream
+    from .logprobs import TokenLogprob
     from .memory import BufferMemory
     from .model import Model
     from .native.ffi import ffi
     from .native.installed import BuildInfo, build_info
     from .outputs import Output
-    from .sampling import Sampler, SamplerParams
+    from .response import Generation, Piece
+    from .sampler import Sampler
+    from .sampling import SamplerParams
     from .sequence import Sequence
     from .vocab import Vocab
 
@@ -37,13 +40,14 @@ _HOME = {
     "Checkpoint": "checkpoint",
     "Context": "context",
     "Device": "device",
-    "Generation": "generation",
+    "Generation": "response",
     "Model": "model",
     "Output": "outputs",
-    "Piece": "generation",
-    "Sampler": "sampling",
+    "Piece": "response",
+    "Sampler": "sampler",
     "SamplerParams": "sampling",
     "Sequence": "sequence",
+    "TokenLogprob": "logprobs",
     "Vocab": "vocab",
     "build_info": "native.installed",
     "devices": "device",
@@ -67,6 +71,7 @@ __all__ = [
     "Sampler",
     "SamplerParams",
     "Sequence",
+    "TokenLogprob",
     "Vocab",
     "build_info",
     "devices",

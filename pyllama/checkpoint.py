@@ -70,6 +70,7 @@ class Checkpoint(Handle):
             )
         raw: Any = context.library.raw
         with context.lock, log.collected() as lines:
+            context.edited()
             done = raw.llama_memory_checkpoint_restore(context.ptr, self.ptr, sequence.id)
             words = lines()
         if not done:

@@ -16,6 +16,7 @@ from .memory import BufferMemory, memory_of
 from .native import log
 from .native.handle import Handle
 from .native.loader import load
+from .prefix import Kept
 
 if TYPE_CHECKING:
     from .model import Model
@@ -97,7 +98,11 @@ class Context(Handle):
             raise ContextError(
                 f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max}{asked} could be made: {reason}"
             )
-        self._decodes = 0
+        self._decodes = self._edits = 0
+        self.kept = Kept()
+        """What the last generation left in sequence 0; kept by `pyllama.prefix`."""
+        self.rewinds = _rewinds(library.raw, model.ptr, params)
+        """Whether tokens can be taken back off the end of a sequence without a checkpoint."""
         self._whole = outputs.takes_whole(self, bool(params.embeddings))
         size = library.raw.llama_n_ubatch if self._whole else library.raw.llama_n_batch
         self._capacity = int(size(ptr))
@@ -283,6 +288,15 @@ class Context(Handle):
         """How often the context was cleared: what was read before another clear is gone."""
         return self._clears
 
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """A value that changes with whatever pyllama does to what the sequences hold."""
+        return self._decodes, self._clears, self._edits
+
+    def edited(self) -> None:
+        """Note that what the sequences hold was changed, other than by a decode or `clear`."""
+        self._edits += 1
+
     def clear(self) -> None:
         """Forget every sequence; the memory stays allocated."""
         raw = self._library.raw
@@ -310,6 +324,15 @@ class Context(Handle):
 
     def __repr__(self) -> str:
         return f"<Context {'closed' if self.closed else f'n_ctx={self.n_ctx}'} of {self.model!r}>"
+
+
+def _rewinds(raw: Any, model: Any, params: Any) -> bool:
+    """Say whether a model's memory lets go of the last tokens: recurrent states and cut windows do not."""
+    if raw.llama_model_is_recurrent(model):
+        return False
+    if hasattr(raw, "llama_model_is_hybrid") and raw.llama_model_is_hybrid(model):
+        return False
+    return bool(params.swa_full) or raw.llama_model_n_swa(model) == 0
 
 
 def available_threads() -> int:

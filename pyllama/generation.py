@@ -6,46 +6,33 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from . import prefix
+from .batch import Batch
 from .context import Context
 from .errors import ContextError, UsageError
+from .logprobs import Scorer, TokenLogprob
 from .model import Model
-from .sampling import Sampler, SamplerParams
+from .response import Generation, Piece
+from .sampler import Sampler
+from .sampling import SamplerParams
+from .stopping import StopStrings
 from .vocab import Detokenizer
 
-
-@dataclass(frozen=True)
-class Piece:
-    """What one step of a generation gave."""
-
-    text: str
-    """Whole characters only; empty while a character is incomplete."""
-    token: int | None
-    """The token; None for the closing piece."""
-    finish_reason: str | None = None
-    """Set on the closing piece: `stop` (the model ended), `length` (max_tokens or a full context)."""
+_SCORED_AT_ONCE = 32  # tokens of a prompt; each one's logits take memory
 
 
 @dataclass(frozen=True)
-class Generation:
-    """A finished generation."""
+class _Request:
+    """What a caller asked for, checked."""
 
     text: str
-    tokens: tuple[int, ...]
-    """The generated tokens, the one that ended the text not among them."""
-    finish_reason: str
-    """`stop` or `length`."""
-    prompt_tokens: int
-    """Number of tokens of the prompt."""
-    prompt_seconds: float
-    """Time to read the prompt, up to the first token."""
-    seconds: float
-    """Time of the whole call."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Generated tokens per second, the reading of the prompt not counted."""
-        later = self.seconds - self.prompt_seconds
-        return (len(self.tokens) - 1) / later if later > 0 and len(self.tokens) > 1 else 0.0
+    tokens: list[int]
+    max_tokens: int
+    params: SamplerParams
+    stop: tuple[str, ...]
+    logprobs: int | None
+    echo: bool
+    reuse: bool
 
 
 def stream(
@@ -56,14 +43,22 @@ def stream(
     params: SamplerParams | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    logprobs: int | None = None,
+    echo: bool = False,
     parse_special: bool = False,
+    reuse: bool = True,
 ) -> Iterator[Piece]:
-    """Generate from `prompt` and yield a Piece per token, then a closing one.
+    """Generate from `prompt` and yield a Piece per token, then a closing one with the whole.
 
     `source` is a model, for which a context of fitting size (at most the one it was trained
-    for) is made and freed again, or a context, which is cleared first. `temperature` and
-    `seed` override `params`. Raises ContextError when the prompt does not fit or is empty,
-    UsageError for values out of range.
+    for) is made and freed again, or a context. Of a context only sequence 0 is used and the others are
+    cleared; with `reuse`, what it holds of the same beginning from the last generation is not read again.
+    `temperature` and `seed` override `params`. `stop` are strings that end the text. `logprobs` asks for
+    the log-probability of each token and of so many likeliest ones. `echo` puts the prompt in front.
+    `parse_special` reads special tokens that are written out in the prompt: leave it off for text that you
+    did not write yourself. Raises ContextError when the prompt does not fit or is empty, UsageError for
+    values out of range, for a grammar that does not parse and for a model that is no text generator.
     """
     if max_tokens < 0:
         raise UsageError(f"max_tokens={max_tokens} has to be at least 0")
@@ -73,60 +68,19 @@ def stream(
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     model = source if isinstance(source, Model) else source.model
-    tokens = model.tokenize(prompt, parse_special=parse_special) if isinstance(prompt, str) else list(prompt)
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    StopStrings(stops)  # wrong values are told at once, not at the first piece
+    if logprobs is not None:
+        Scorer(model, logprobs).close()
+    Sampler(chosen, model).close()
+    if isinstance(prompt, str):
+        text, tokens = prompt, model.tokenize(prompt, parse_special=parse_special)
+    else:
+        tokens = list(prompt)
+        text = model.detokenize(tokens, special=parse_special) if echo else ""
     if not tokens:
         raise ContextError("the prompt has no tokens: write something, or give the model's BOS token")
-    return _run(source, model, tokens, max_tokens, chosen)
-
-
-def fitting_size(model: Model, prompt_tokens: int, max_tokens: int) -> int:
-    """Return the n_ctx for a prompt and an answer: at most what the model was trained for."""
-    wanted = prompt_tokens + max_tokens
-    return min(wanted, model.n_ctx_train or wanted)
-
-
-def _run(
-    source: Model | Context, model: Model, tokens: list[int], max_tokens: int, params: SamplerParams
-) -> Iterator[Piece]:
-    own = (
-        source.context(n_ctx=fitting_size(source, len(tokens), max_tokens))
-        if isinstance(source, Model)
-        else None
-    )
-    context = source if isinstance(source, Context) else own
-    assert context is not None
-    try:
-        context.clear()
-        size = context.n_ctx_seq
-        if len(tokens) > size:
-            raise ContextError(
-                f"the prompt has {len(tokens)} tokens, the context holds {size}: use a larger n_ctx"
-            )
-        room = min(max_tokens, size - len(tokens) + 1)
-        with Sampler(params) as sampler:
-            detokenizer = Detokenizer(model.vocab)
-            is_eog = model.vocab.is_eog
-            reason = "length"
-            batch: Sequence[int] = tokens
-            mine = context.clears
-            for _ in range(room):
-                with context.lock:
-                    if context.clears != mine:
-                        raise ContextError(
-                            "the context was cleared while this generation was under way: "
-                            "use one context per generation"
-                        )
-                    context.decode(batch)
-                    token = sampler.sample(context)
-                if is_eog(token):
-                    reason = "stop"
-                    break
-                yield Piece(detokenizer.feed(token), token)
-                batch = (token,)
-            yield Piece(detokenizer.finish(), None, reason)
-    finally:
-        if own is not None:
-            own.close()
+    return _run(source, _Request(text, tokens, max_tokens, chosen, stops, logprobs, echo, reuse))
 
 
 def generate(
@@ -137,30 +91,188 @@ def generate(
     params: SamplerParams | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    logprobs: int | None = None,
+    echo: bool = False,
     parse_special: bool = False,
+    reuse: bool = True,
 ) -> Generation:
     """Generate from `prompt` and return the whole; arguments and errors are those of `stream`."""
-    model = source if isinstance(source, Model) else source.model
-    start = time.perf_counter()
-    first = 0.0
-    tokens = model.tokenize(prompt, parse_special=parse_special) if isinstance(prompt, str) else list(prompt)
-    texts: list[str] = []
-    made: list[int] = []
-    reason = "length"
     for piece in stream(
-        source, tokens, max_tokens=max_tokens, params=params, temperature=temperature, seed=seed
+        source,
+        prompt,
+        max_tokens=max_tokens,
+        params=params,
+        temperature=temperature,
+        seed=seed,
+        stop=stop,
+        logprobs=logprobs,
+        echo=echo,
+        parse_special=parse_special,
+        reuse=reuse,
     ):
-        first = first or time.perf_counter() - start
-        texts.append(piece.text)
-        if piece.token is not None:
-            made.append(piece.token)
-        if piece.finish_reason is not None:
-            reason = piece.finish_reason
-    return Generation(
-        text="".join(texts),
+        if piece.result is not None:
+            return piece.result
+    raise AssertionError("a stream ends with a closing piece")
+
+
+def fitting_size(model: Model, prompt_tokens: int, max_tokens: int) -> int:
+    """Return the n_ctx for a prompt and an answer: at most what the model was trained for."""
+    wanted = prompt_tokens + max_tokens
+    return min(wanted, model.n_ctx_train or wanted)
+
+
+def _run(source: Model | Context, request: _Request) -> Iterator[Piece]:
+    if isinstance(source, Context):
+        yield from _pieces(source, request)
+        return
+    size = fitting_size(source, len(request.tokens), request.max_tokens)
+    with source.context(n_ctx=size) as own:
+        yield from _pieces(own, replace(request, reuse=False))
+
+
+class _Text:
+    """Turns tokens into text, up to a stop string."""
+
+    def __init__(self, model: Model, stops: tuple[str, ...]) -> None:
+        self._detokenizer = Detokenizer(model.vocab)
+        self._stops = StopStrings(stops) if stops else None
+        self.stop: str | None = None
+
+    def feed(self, token: int) -> str:
+        return self._until_stop(self._detokenizer.feed(token))
+
+    def finish(self) -> str:
+        rest = self._until_stop(self._detokenizer.finish())
+        return rest + self._stops.finish() if self._stops is not None else rest
+
+    def _until_stop(self, text: str) -> str:
+        if self._stops is None or self.stop is not None:
+            return text if self.stop is None else ""
+        matched = self._stops.feed(text)
+        self.stop = matched.stop
+        return matched.text
+
+
+@dataclass
+class _Progress:
+    """What the steps of a generation note down beside the tokens."""
+
+    cached: int = 0
+    prompt_seconds: float = 0.0
+    prompt_scores: tuple[TokenLogprob, ...] | None = None
+    ended: bool = False
+    """Whether the model ended the text."""
+
+
+def _pieces(context: Context, request: _Request) -> Iterator[Piece]:
+    start = time.perf_counter()
+    progress, out = _Progress(), _Text(context.model, request.stop)
+    text: list[str] = []
+    made: list[int] = []
+    scores: list[TokenLogprob] = []
+    if request.echo:
+        text.append(request.text)
+        yield Piece(request.text, None)
+    for token, score in _tokens(context, request, progress, start):
+        made.append(token)
+        text.append(out.feed(token))
+        if score is not None:
+            scores.append(score)
+        yield Piece(text[-1], token, logprob=score)
+        if out.stop is not None:
+            break
+    text.append(out.finish())
+    reason = "stop" if progress.ended or out.stop is not None else "length"
+    result = Generation(
+        text="".join(text),
         tokens=tuple(made),
         finish_reason=reason,
-        prompt_tokens=len(tokens),
-        prompt_seconds=first,
+        prompt_tokens=len(request.tokens),
+        prompt_seconds=progress.prompt_seconds,
         seconds=time.perf_counter() - start,
+        cached_tokens=progress.cached,
+        stop=out.stop,
+        logprobs=tuple(scores) if request.logprobs is not None else None,
+        prompt_logprobs=progress.prompt_scores,
     )
+    yield Piece(text[-1], None, reason, result=result)
+
+
+def _tokens(
+    context: Context, request: _Request, progress: _Progress, start: float
+) -> Iterator[tuple[int, TokenLogprob | None]]:
+    """Read the prompt, then sample and decode in turn, up to the model's end of the text."""
+    model, tokens = context.model, request.tokens
+    size = context.n_ctx_seq
+    if len(tokens) > size:
+        raise ContextError(
+            f"the prompt has {len(tokens)} tokens, the context holds {size}: use a larger n_ctx"
+        )
+    if not context.library.raw.llama_get_memory(context.ptr):
+        raise UsageError(f"{model.architecture} models do not continue texts: use Embedder, or pyllama.lib")
+    is_eog = model.vocab.is_eog
+    scorer = Scorer(model, request.logprobs) if request.logprobs is not None else None
+    try:
+        with Sampler(request.params, model) as sampler:
+            with context.lock:
+                _read(context, request, scorer, progress)
+            sampler.accept_prompt(tokens)
+            progress.prompt_seconds = time.perf_counter() - start
+            mine = context.clears
+            last: int | None = None
+            for _ in range(min(request.max_tokens, size - len(tokens) + 1)):
+                with context.lock:
+                    if context.clears != mine:
+                        raise ContextError(
+                            "the context was cleared while this generation was under way: "
+                            "use one context per generation"
+                        )
+                    if last is not None:
+                        context.decode((last,))
+                        context.kept.tokens.append(last)
+                    token = sampler.sample(context)
+                    score = scorer.score(context, token) if scorer is not None else None
+                if last is None:
+                    progress.prompt_seconds = time.perf_counter() - start
+                if is_eog(token):
+                    progress.ended = True
+                    return
+                yield token, score
+                last = token
+    finally:
+        context.kept.stamp = context.stamp
+        if scorer is not None:
+            scorer.close()
+
+
+def _read(context: Context, request: _Request, scorer: Scorer | None, progress: _Progress) -> None:
+    """Read the prompt as far as the context does not hold it; the caller holds the lock."""
+    tokens = request.tokens
+    scored = scorer is not None and request.echo
+    if not request.max_tokens and not scored:
+        return
+    progress.cached = prefix.prepare(context, tokens, reuse=request.reuse and not scored)
+    rest = tokens[progress.cached :]
+    if scorer is not None and scored:
+        progress.prompt_scores = _read_scored(context, tokens, scorer)
+    elif context.rewinds or not request.reuse:
+        context.decode(rest)
+    else:
+        if len(rest) > 1:
+            context.decode(rest[:-1])
+        prefix.save(context)
+        context.decode(rest[-1:])
+    context.kept.tokens = list(tokens)
+
+
+def _read_scored(context: Context, tokens: list[int], scorer: Scorer) -> tuple[TokenLogprob, ...]:
+    scores = [scorer.unscored(tokens[0])]
+    with Batch(min(_SCORED_AT_ONCE, context.n_batch)) as batch:
+        for start in range(0, len(tokens), batch.capacity):
+            batch.clear()
+            places = batch.extend(tokens[start : start + batch.capacity], output=True)
+            context.decode(batch)
+            following = tokens[start + 1 : start + 1 + len(places)]
+            scores += [scorer.score(context, token, i) for i, token in zip(places, following, strict=False)]
+    return tuple(scores)

@@ -47,6 +47,7 @@ class Sequence:
         """
         raw = self.context.library.raw
         with self.context.lock:
+            self.context.edited()
             done = raw.llama_memory_seq_rm(self._memory(), self.id, start, stop)
         if not done:
             raise ContextError(
@@ -68,6 +69,7 @@ class Sequence:
         with self.context.lock:
             memory = self._memory()
             if other.id != self.id:
+                self.context.edited()
                 raw.llama_memory_seq_rm(memory, other.id, -1, -1)
                 raw.llama_memory_seq_cp(memory, self.id, other.id, -1, -1)
 

@@ -1,0 +1,128 @@
+"""A grammar in GBNF that decides which tokens may come next."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from .candidates import Candidates
+from .errors import ContextError, UsageError
+from .native import log
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .native.loader import Library
+
+# Upstream's parser calls itself for each bracket within a bracket and each rule that begins with a rule,
+# until the stack overflows, and a repetition {5,2} keeps it busy for ever. JSON schemas need far less.
+_DEEPEST = 500
+_MOST_RULES = 4000
+_MOST_TIMES = 2000
+_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
+_TIMES = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
+_FORBIDDEN = -math.inf
+
+
+class Grammar:
+    """llama.cpp's grammar for one text. Its owner holds a lock, and frees it before the model.
+
+    Upstream ends the process when it is told of a token that the grammar does not allow, so every token
+    is asked about first. Raises UsageError, with upstream's words, for a text that does not parse.
+    """
+
+    def __init__(self, library: Library, text: str, root: str, model: Model) -> None:
+        self._raw = library.raw
+        data = _checked(text)
+        if not re.fullmatch(r"[A-Za-z0-9-]+", root):
+            raise UsageError(f"grammar_root={root!r} is no name of a rule: give letters, digits and hyphens")
+        with log.collected() as lines:
+            self._ptr = self._raw.llama_sampler_init_grammar(model.vocab.ptr, data, root.encode())
+            words = lines()
+        if not self._ptr:
+            raise UsageError(f"the grammar cannot be used: {words or f'it has no rule {root!r}'}")
+        self._greedy = self._raw.llama_sampler_init_greedy()
+        self._candidates = Candidates(library, len(model.vocab))
+        self._one = library.ffi.new("llama_token_data[1]")
+        self._alone = library.ffi.new("llama_token_data_array *")
+
+    def sample(self, chain: Any, logits: Any) -> int:
+        """Choose by `chain` and let both know. Raises ContextError when no token is allowed.
+
+        The chain samples freely first; only when the grammar forbids that token is every one asked about:
+        most tokens that a model proposes are allowed, and asking is slow.
+        """
+        raw = self._raw
+        array = self._candidates.fill(logits)
+        raw.llama_sampler_apply(chain, array)
+        token = _selected(array)
+        if token is None or not self.allows(token):
+            array = self._candidates.fill(logits)
+            raw.llama_sampler_apply(self._ptr, array)
+            raw.llama_sampler_apply(self._greedy, array)
+            best = _selected(array)
+            if best is None or array.data[array.selected].logit == _FORBIDDEN:
+                raise ContextError(
+                    "the grammar allows no token of this vocabulary here: it asks for text that the model "
+                    "has no tokens for"
+                )
+            array.selected = -1
+            raw.llama_sampler_apply(chain, array)
+            token = _selected(array)
+            if token is None or not self.allows(token):  # the chain has forbidden all that are left
+                token = best
+        self.accept(token)
+        raw.llama_sampler_accept(chain, token)
+        return token
+
+    def allows(self, token: int) -> bool:
+        """Say whether `token` may come next."""
+        one, alone = self._one, self._alone
+        one[0].id, one[0].logit, one[0].p = token, 1.0, 0.0
+        alone.data, alone.size, alone.selected, alone.sorted = one, 1, -1, False
+        self._raw.llama_sampler_apply(self._ptr, alone)
+        return bool(one[0].logit != _FORBIDDEN)
+
+    def accept(self, token: int) -> None:
+        """Go on after `token`, which has to be allowed."""
+        self._raw.llama_sampler_accept(self._ptr, token)
+
+    def reset(self) -> None:
+        """Go back to the start."""
+        self._raw.llama_sampler_reset(self._ptr)
+
+    def free(self) -> None:
+        """Free what C holds; once."""
+        self._raw.llama_sampler_free(self._ptr)
+        self._raw.llama_sampler_free(self._greedy)
+
+
+def _selected(array: Any) -> int | None:
+    return int(array.data[array.selected].id) if 0 <= array.selected < array.size else None
+
+
+def _checked(text: str) -> bytes:
+    """Return the text for C. Raises UsageError for what upstream's parser does not survive."""
+    if not text.strip():
+        raise UsageError("the grammar is empty: write a rule `root ::= …`, or give None for no grammar")
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the grammar holds half a surrogate pair: take it out") from None
+    bare = _LITERALS.sub("", text)
+    depth = deepest = 0
+    for character in bare:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST:
+        raise UsageError(f"the grammar nests brackets {deepest} deep, and {_DEEPEST} is the most: use rules")
+    rules = bare.count("::=")
+    if rules > _MOST_RULES:
+        raise UsageError(f"the grammar has {rules} rules, and {_MOST_RULES} is the most: write fewer")
+    for found in _TIMES.finditer(bare):
+        least, most = int(found[1]), int(found[2] or found[1])
+        if not least <= most <= _MOST_TIMES:
+            raise UsageError(
+                f"the grammar repeats {found[0]}: give two numbers in order, up to {_MOST_TIMES}"
+            )
+    return data
