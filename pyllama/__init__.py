@@ -14,10 +14,12 @@ from .errors import Error
 
 if TYPE_CHECKING:
     from . import lib, rpc
+    from .adapters import ControlVector, Lora
     from .batch import Batch
     from .checkpoint import Checkpoint
     from .context import Context
     from .device import Device, devices
+    from .embeddings import Embedder, Embeddings
     from .generation import generate, stream
     from .logprobs import TokenLogprob
     from .memory import BufferMemory
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .native.ffi import ffi
     from .native.installed import BuildInfo, build_info
     from .outputs import Output
+    from .reranking import Ranked, Reranker
     from .response import Generation, Piece
     from .sampler import Sampler
     from .sampling import SamplerParams
@@ -39,11 +42,17 @@ _HOME = {
     "BuildInfo": "native.installed",
     "Checkpoint": "checkpoint",
     "Context": "context",
+    "ControlVector": "adapters",
     "Device": "device",
+    "Embedder": "embeddings",
+    "Embeddings": "embeddings",
     "Generation": "response",
+    "Lora": "adapters",
     "Model": "model",
     "Output": "outputs",
     "Piece": "response",
+    "Ranked": "reranking",
+    "Reranker": "reranking",
     "Sampler": "sampler",
     "SamplerParams": "sampling",
     "Sequence": "sequence",
@@ -62,12 +71,18 @@ __all__ = [
     "BuildInfo",
     "Checkpoint",
     "Context",
+    "ControlVector",
     "Device",
+    "Embedder",
+    "Embeddings",
     "Error",
     "Generation",
+    "Lora",
     "Model",
     "Output",
     "Piece",
+    "Ranked",
+    "Reranker",
     "Sampler",
     "SamplerParams",
     "Sequence",

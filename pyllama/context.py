@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
 from . import context_options, rpc
 from .errors import ContextError, DecodeError, UsageError
 from . import outputs, rpc
+from . import adapters, outputs, rpc
 from .batch import Batch
 from .errors import ContextError, DecodeError
 from .memory import BufferMemory, memory_of
@@ -19,6 +21,7 @@ from .native.loader import load
 from .prefix import Kept
 
 if TYPE_CHECKING:
+    from .adapters import ControlVector, Lora
     from .model import Model
     from .native.loader import Library
     from .outputs import Output
@@ -99,6 +102,7 @@ class Context(Handle):
                 f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max}{asked} could be made: {reason}"
             )
         self._decodes = self._edits = 0
+        self.loras: list[tuple[Lora, float]] = []
         self.kept = Kept()
         """What the last generation left in sequence 0; kept by `pyllama.prefix`."""
         self.rewinds = _rewinds(library.raw, model.ptr, params)
@@ -168,6 +172,21 @@ class Context(Handle):
         from .sequence import Sequence
 
         return Sequence(self, seq_id)
+
+    def set_loras(self, loras: Lora | Tokens[Lora] | Mapping[Lora, float]) -> None:
+        """Use these LoRA adapters from the next decode on, in place of those before: `[]` for none.
+
+        A mapping gives each one its scale. What was read before stays as it was computed. Raises
+        ContextError for an adapter of another model.
+        """
+        adapters.set_loras(self, loras)
+
+    def set_control_vector(self, vector: ControlVector | None) -> None:
+        """Add a control vector from the next decode on, in place of the one before; None for none.
+
+        Raises UsageError for one that does not fit the model.
+        """
+        adapters.set_control_vector(self, vector)
 
     def memory(self) -> list[BufferMemory]:
         """Say what the context and its model have allocated, in bytes, per type of buffer."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import rpc
+from .adapters import Lora
 from .context import Context
 from .device import choose, handles
 from .errors import ModelError, UsageError
@@ -53,7 +54,7 @@ class Model(Handle):
         library = load()
         self._library = library
         self.path = Path(path)
-        _check_file(self.path)
+        check_file(self.path)
         log.sync_level()
         params = library.raw.llama_model_default_params()
         params.n_gpu_layers = _ALL_LAYERS if gpu_layers < 0 else min(gpu_layers, _ALL_LAYERS)
@@ -90,6 +91,11 @@ class Model(Handle):
         self.vocab_only = vocab_only
         self._pieces: dict[tuple[int, bool], bytes] = {}
         log.raise_pending()
+
+    @property
+    def library(self) -> Library:
+        """The functions of the loaded libraries."""
+        return self._library
 
     @property
     def vocab(self) -> Vocab:
@@ -148,6 +154,10 @@ class Model(Handle):
     def context(self, **options: Any) -> Context:
         """Make a context; see `Context` for the options."""
         return Context(self, **options)
+
+    def lora(self, path: str | os.PathLike[str]) -> Lora:
+        """Load a LoRA adapter for this model; see `Lora`."""
+        return Lora(self, path)
 
     def __repr__(self) -> str:
         return f"<Model {self.path.name}{' (closed)' if self.closed else ': ' + self.description}>"
@@ -224,7 +234,7 @@ def _set_mmap(raw: Any, params: Any, mmap: bool) -> None:
         params.use_mmap = mmap
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Give the plain cases a plain sentence; what is inside the file llama.cpp judges."""
     if path.is_dir():
         raise ModelError(f"{path} is a directory: name the .gguf file in it")

@@ -274,6 +274,7 @@ def write(kind: str | Kind, folder: Path) -> Path:
     writer.add_name(f"tiny {name}")
     for key, value in metadata.items():
         _add(writer, f"{kind.architecture}.{key}", value)
+        add_value(writer, f"{kind.architecture}.{key}", value)
     add_vocabulary(writer)
     for tensor, values in layers.tensors.items():
         writer.add_tensor(tensor, values)
@@ -284,7 +285,7 @@ def write(kind: str | Kind, folder: Path) -> Path:
     return path
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
+def add_value(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
