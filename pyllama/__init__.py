@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .native.ffi import ffi
     from .native.installed import BuildInfo, build_info
     from .outputs import Output
+    from .planning import estimate
     from .reranking import Ranked, Reranker
     from .response import Generation, Piece
     from .sampler import Sampler
@@ -60,6 +61,7 @@ _HOME = {
     "Vocab": "vocab",
     "build_info": "native.installed",
     "devices": "device",
+    "estimate": "planning",
     "ffi": "native.ffi",
     "generate": "generation",
     "stream": "generation",
@@ -91,6 +93,7 @@ __all__ = [
     "build_info",
     "devices",
     "errors",
+    "estimate",
     "ffi",
     "generate",
     "lib",

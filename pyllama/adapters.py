@@ -31,11 +31,9 @@ class Lora(Handle):
     """
 
     def __init__(self, model: Model, path: str | os.PathLike[str]) -> None:
-        from .model import check_file
-
         self.path = Path(path)
         self.model = model
-        check_file(self.path)
+        gguf_file.check(self.path)
         library = load()
         self._library = library
         users: weakref.WeakSet[Context] = weakref.WeakSet()

@@ -124,6 +124,7 @@ class Batch(Handle):
                 if sequence not in ends:
                     ends[sequence] = raw.llama_memory_seq_pos_max(memory, sequence) + 1 if memory else 0
             position = max(ends[sequence] for sequence in sequences) if given is None else given
+            context.check_position(position)
             batch.pos[i] = position
             ends.update(dict.fromkeys(sequences, position + 1))
         batch.n_tokens = n

@@ -14,7 +14,8 @@ from . import outputs, rpc
 from . import adapters, outputs, rpc
 from .batch import Batch
 from .errors import ContextError, DecodeError
-from .memory import BufferMemory, memory_of
+from .markup import table
+from .memory import BufferMemory, memory_html, memory_of
 from .native import log
 from .native.handle import Handle
 from .native.loader import load
@@ -218,6 +219,8 @@ class Context(Handle):
         raw, buffer = self._library.raw, self._tokens
         with self.lock:
             self.free_released()
+            if self.model.n_positions:
+                self.check_position(self.sequence(seq_id).length + len(tokens) - 1)
             for start in range(0, len(tokens), self._capacity):
                 part = tokens[start : start + self._capacity]
                 for i, token in enumerate(part):
@@ -231,9 +234,20 @@ class Context(Handle):
             if self.model.rpc_endpoints:
                 self._check_servers(len(tokens))
 
+    def check_position(self, position: int) -> None:
+        """Raise ContextError for a position that the model has no row for in its table."""
+        most = self.model.n_positions
+        if most and position >= most:
+            raise ContextError(
+                f"{self.model.architecture} knows {most} positions, and a token would be at {position}: "
+                "clear the sequence, or split the text"
+            )
+
     def _compute(self, batch: Any, n: int) -> None:
         """Decode a `llama_batch` of `n` tokens; the caller holds the lock."""
         raw, owned = self._library.raw, self._owned
+        if self.model.simulated:
+            raise ContextError("the model was loaded with no_alloc, without its weights: load it whole")
         if owned.borrowed:
             outputs.check_not_lent(owned.borrowed)
         self._decodes += 1
@@ -340,6 +354,18 @@ class Context(Handle):
         last = ffi.unpack(buffer, size).decode("utf-8", "replace").replace("\n", "; ")
         words = _WORDS.get(code, "the backend failed")
         return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)
+
+    def _repr_html_(self) -> str:
+        if self.closed:
+            return table({"context": "closed"})
+        held = ", ".join(str(self.sequence(i).length) for i in range(min(self.n_seq_max, 8)))
+        more = ", …" if self.n_seq_max > 8 else ""
+        about = {"context of": self.model.path.name, "n_ctx": self.n_ctx, "tokens held": held + more}
+        try:
+            rows = self.memory()
+        except ContextError:  # the oldest pin cannot tell
+            return table(about)
+        return table(about) + memory_html(rows)
 
     def __repr__(self) -> str:
         return f"<Context {'closed' if self.closed else f'n_ctx={self.n_ctx}'} of {self.model!r}>"

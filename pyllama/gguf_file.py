@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
+from .markup import size, table
 from .native import log
 from .native.loader import Library, load
+
+_MAGIC = b"GGUF"
 
 Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 
@@ -81,13 +84,16 @@ class GgufFile:
             total += count
         return total
 
+    def _repr_html_(self) -> str:
+        shown = {name: value for name, value in self.metadata.items() if not isinstance(value, list)}
+        tensors = f"{len(self.tensors)}, {size(self.nbytes)}, {self.n_params:,} parameters"
+        return table({**shown, "tensors": tensors}, title=self.path.name)
+
 
 def read(path: str | os.PathLike[str]) -> GgufFile:
     """Read the head of a file. Raises ModelError, with ggml's own words, when it is no good GGUF file."""
-    from .model import check_file
-
     place = Path(path)
-    check_file(place)
+    check(place)
     library = load()
     raw, ffi = library.raw, library.ffi
     context = ffi.new("struct ggml_context **")
@@ -102,6 +108,23 @@ def read(path: str | os.PathLike[str]) -> GgufFile:
     finally:
         raw.gguf_free(file)
         raw.ggml_free(context[0])
+
+
+def check(path: Path) -> None:
+    """Give the plain cases a plain sentence; what is inside the file llama.cpp judges."""
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory: name the .gguf file in it")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist: check the path") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    if not magic:
+        raise ModelError(f"{path} is empty: download it again")
+    if magic != _MAGIC:
+        raise ModelError(f"{path} is not a GGUF file: convert the model to GGUF first")
 
 
 def _tensors(library: Library, file: Any, context: Any) -> tuple[TensorInfo, ...]:

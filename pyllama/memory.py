@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ContextError
+from .markup import grid, size
 
 if TYPE_CHECKING:
     from .native.loader import Library
@@ -56,3 +57,12 @@ def memory_of(library: Library, context: Any) -> list[BufferMemory]:
         )
         for row in rows
     ]
+
+
+def memory_html(rows: list[BufferMemory]) -> str:
+    """Return the rows as a table for notebooks."""
+    columns = ("memory", "model", "context", "compute", "total")
+    return grid(
+        columns,
+        [(row.buffer_type, *map(size, (row.model, row.context, row.compute, row.total))) for row in rows],
+    )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import rpc
+from . import gguf_file, rpc
 from .adapters import Lora
 from .context import Context
 from .device import choose, handles
 from .errors import ModelError, UsageError
+from .markup import size, table
 from .native import log
 from .native.handle import Handle
 from .native.loader import Library, load
 from .vocab import Vocab
 
-_MAGIC = b"GGUF"
+_WITH_POSITIONS = ("bert", "gpt2", "mpt", "starcoder")
 _ALL_LAYERS = 1 << 20  # more than any model has; older pins do not know -1
 
 
@@ -54,7 +56,7 @@ class Model(Handle):
         library = load()
         self._library = library
         self.path = Path(path)
-        check_file(self.path)
+        gguf_file.check(self.path)
         log.sync_level()
         params = library.raw.llama_model_default_params()
         params.n_gpu_layers = _ALL_LAYERS if gpu_layers < 0 else min(gpu_layers, _ALL_LAYERS)
@@ -67,6 +69,10 @@ class Model(Handle):
         self.rpc_endpoints = rpc.endpoints_of(handles() if chosen is None else chosen)
         rpc.require_reachable(self.rpc_endpoints)
         set_fields(library.ffi, params, fields)
+        self.simulated = bool(getattr(params, "no_alloc", False))
+        """Whether it has no weights and is only there to tell what it would take."""
+        if self.simulated:  # llama.cpp ends the process over both
+            _set_mmap(library.raw, params, False)
         call = _Progress(progress) if progress is not None else None
         if call is not None:
             handle = library.ffi.new_handle(call)
@@ -123,6 +129,14 @@ class Model(Handle):
         """The context size, in tokens, that the model was trained for."""
         return int(self._library.raw.llama_model_n_ctx_train(self.ptr))
 
+    @functools.cached_property
+    def n_positions(self) -> int:
+        """Positions that the model has a table for, 0 where it has none: past its end llama.cpp aborts."""
+        if self.architecture not in _WITH_POSITIONS:
+            return 0
+        names = {tensor.name for tensor in gguf_file.read(self.path).tensors}
+        return self.n_ctx_train if "position_embd.weight" in names else 0
+
     @property
     def n_params(self) -> int:
         """Number of parameters."""
@@ -158,6 +172,20 @@ class Model(Handle):
     def lora(self, path: str | os.PathLike[str]) -> Lora:
         """Load a LoRA adapter for this model; see `Lora`."""
         return Lora(self, path)
+
+    def _repr_html_(self) -> str:
+        if self.closed:
+            return table({"model": f"{self.path.name} (closed)"})
+        return table(
+            {
+                "model": self.path.name,
+                "description": self.description,
+                "parameters": f"{self.n_params:,}",
+                "size": size(self.size),
+                "trained for": f"{self.n_ctx_train} tokens",
+                "vocabulary": f"{len(self.vocab)} tokens",
+            }
+        )
 
     def __repr__(self) -> str:
         return f"<Model {self.path.name}{' (closed)' if self.closed else ': ' + self.description}>"
@@ -232,23 +260,6 @@ def _set_mmap(raw: Any, params: Any, mmap: bool) -> None:
         params.load_mode = raw.LLAMA_LOAD_MODE_MMAP if mmap else raw.LLAMA_LOAD_MODE_NONE
     else:
         params.use_mmap = mmap
-
-
-def check_file(path: Path) -> None:
-    """Give the plain cases a plain sentence; what is inside the file llama.cpp judges."""
-    if path.is_dir():
-        raise ModelError(f"{path} is a directory: name the .gguf file in it")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist: check the path") from None
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    if not magic:
-        raise ModelError(f"{path} is empty: download it again")
-    if magic != _MAGIC:
-        raise ModelError(f"{path} is not a GGUF file: convert the model to GGUF first")
 
 
 def _meta(ffi: Any, get: Callable[..., int], model: Any, i: int) -> str:
