@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from . import grammar_check
 from .candidates import Candidates
 from .errors import ContextError, UsageError
 from .native import log
@@ -14,13 +15,6 @@ if TYPE_CHECKING:
     from .model import Model
     from .native.loader import Library
 
-# Upstream's parser calls itself for each bracket within a bracket and each rule that begins with a rule,
-# until the stack overflows, and a repetition {5,2} keeps it busy for ever. JSON schemas need far less.
-_DEEPEST = 500
-_MOST_RULES = 4000
-_MOST_TIMES = 2000
-_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
-_TIMES = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
 _FORBIDDEN = -math.inf
 
 
@@ -33,14 +27,16 @@ class Grammar:
 
     def __init__(self, library: Library, text: str, root: str, model: Model) -> None:
         self._raw = library.raw
-        data = _checked(text)
+        data = grammar_check.check(text)
         if not re.fullmatch(r"[A-Za-z0-9-]+", root):
             raise UsageError(f"grammar_root={root!r} is no name of a rule: give letters, digits and hyphens")
         with log.collected() as lines:
             self._ptr = self._raw.llama_sampler_init_grammar(model.vocab.ptr, data, root.encode())
             words = lines()
         if not self._ptr:
-            raise UsageError(f"the grammar cannot be used: {words or f'it has no rule {root!r}'}")
+            raise UsageError(
+                f"the grammar cannot be used: {words or f'it does not parse, or has no rule {root!r}'}"
+            )
         self._greedy = self._raw.llama_sampler_init_greedy()
         self._candidates = Candidates(library, len(model.vocab))
         self._one = library.ffi.new("llama_token_data[1]")
@@ -99,30 +95,3 @@ class Grammar:
 
 def _selected(array: Any) -> int | None:
     return int(array.data[array.selected].id) if 0 <= array.selected < array.size else None
-
-
-def _checked(text: str) -> bytes:
-    """Return the text for C. Raises UsageError for what upstream's parser does not survive."""
-    if not text.strip():
-        raise UsageError("the grammar is empty: write a rule `root ::= …`, or give None for no grammar")
-    try:
-        data = text.encode()
-    except UnicodeEncodeError:
-        raise UsageError("the grammar holds half a surrogate pair: take it out") from None
-    bare = _LITERALS.sub("", text)
-    depth = deepest = 0
-    for character in bare:
-        depth += (character == "(") - (character == ")")
-        deepest = max(deepest, depth)
-    if deepest > _DEEPEST:
-        raise UsageError(f"the grammar nests brackets {deepest} deep, and {_DEEPEST} is the most: use rules")
-    rules = bare.count("::=")
-    if rules > _MOST_RULES:
-        raise UsageError(f"the grammar has {rules} rules, and {_MOST_RULES} is the most: write fewer")
-    for found in _TIMES.finditer(bare):
-        least, most = int(found[1]), int(found[2] or found[1])
-        if not least <= most <= _MOST_TIMES:
-            raise UsageError(
-                f"the grammar repeats {found[0]}: give two numbers in order, up to {_MOST_TIMES}"
-            )
-    return data
