@@ -181,7 +181,6 @@ class Embedder:
         context, batch = self._context, self._batch
         if context is None or batch is None or context.closed or context.n_batch < longest:
             size = max(_SMALLEST, 1 << (longest - 1).bit_length())
-            size = max(min(size, self.longest or size), longest)
             self._free()
             number = getattr(self.model.library.raw, f"LLAMA_POOLING_TYPE_{self.pooling.upper()}")
             options = {"n_ctx": size, "n_batch": size, "n_ubatch": size, **self._options}

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from ..errors import ContextError
+from ..errors import ContextError, ModelError, UsageError
 from ..gguf_file import GgufFile, Value, read
 from ..markup import size
 from ..memory import BufferMemory
@@ -20,6 +20,8 @@ _SHOWN = 4  # elements of an array
 
 def run(args: argparse.Namespace) -> int:
     """Print what the file holds and what it would take."""
+    if args.ctx is not None and args.ctx < 0:
+        raise UsageError(f"--ctx {args.ctx} has to be at least 0")
     file = read(args.model)
     names = None if args.device is None else [n.strip() for n in args.device.split(",") if n.strip()]
     memory: list[BufferMemory] | None = None
@@ -27,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         layers = -1 if args.gpu_layers is None else args.gpu_layers
         memory = estimate(file.path, gpu_layers=layers, devices=names, n_ctx=args.ctx or 0)
-    except ContextError as error:
+    except (ContextError, ModelError) as error:  # the oldest pin; adapters and other files of no model
         reason = str(error)
     if args.json:
         print(json.dumps(_public(file, memory), indent=1))

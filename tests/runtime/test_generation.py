@@ -1,0 +1,189 @@
+"""Stop strings, echo, counters, and what a context keeps from one generation for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyllama
+from pyllama import Generation, SamplerParams
+from pyllama.errors import ContextError, UsageError
+
+pytestmark = pytest.mark.matrix
+
+PROMPT = "Once upon a time"
+
+
+def _greedy(source: Any, prompt: Any, n: int = 12, **options: Any) -> Generation:
+    return pyllama.generate(source, prompt, max_tokens=n, temperature=0, **options)
+
+
+@pytest.fixture
+def plain(model: pyllama.Model) -> Generation:
+    return _greedy(model, PROMPT, 24)
+
+
+def test_a_stop_string_across_tokens(model: pyllama.Model, plain: Generation) -> None:
+    """Every part of the text that lies across the border of two tokens can be what stops it."""
+    vocab = model.vocab
+    pieces = [vocab.piece(token).decode() for token in plain.tokens]
+    for i in range(1, 8):
+        before = "".join(pieces[:i])
+        stop = pieces[i - 1][-2:] + pieces[i][:2]
+        if plain.text.index(stop) != len(before) - len(pieces[i - 1][-2:]):
+            continue
+        done = _greedy(model, PROMPT, 24, stop=["never said", stop])
+        assert (done.finish_reason, done.stop) == ("stop", stop)
+        assert done.text == plain.text[: plain.text.index(stop)]
+        assert done.tokens == plain.tokens[: i + 1], "the tokens of the stop string are there"
+        streamed = list(pyllama.stream(model, PROMPT, max_tokens=24, temperature=0, stop=stop))
+        assert "".join(piece.text for piece in streamed) == done.text
+        assert streamed[-1].result is not None and streamed[-1].result.stop == stop
+
+
+def test_what_was_held_back_is_given_in_the_end(model: pyllama.Model, plain: Generation) -> None:
+    stop = plain.text[-3:] + "NEVER"
+    done = _greedy(model, PROMPT, 24, stop=stop)
+    assert (done.text, done.finish_reason, done.stop) == (plain.text, "length", None)
+    pieces = list(pyllama.stream(model, PROMPT, max_tokens=24, temperature=0, stop=stop))
+    assert "".join(piece.text for piece in pieces) == plain.text
+    assert pieces[-1].token is None and pieces[-1].text.endswith(plain.text[-3:])
+
+
+def test_stop_strings_are_not_looked_for_in_the_prompt(model: pyllama.Model, plain: Generation) -> None:
+    assert _greedy(model, PROMPT, 24, stop="upon a", echo=True).text == PROMPT + plain.text
+
+
+def test_echo(model: pyllama.Model, plain: Generation) -> None:
+    done = _greedy(model, PROMPT, 24, echo=True)
+    assert done.text == PROMPT + plain.text and done.tokens == plain.tokens
+    tokens = model.tokenize(PROMPT)
+    assert _greedy(model, tokens, 24, echo=True).text == PROMPT + plain.text
+    first = next(iter(pyllama.stream(model, PROMPT, echo=True)))
+    assert (first.text, first.token) == (PROMPT, None)
+
+
+def test_wrong_values_are_told_before_anything_is_made(model: pyllama.Model) -> None:
+    before = set(model._owned.children)
+    for options, error in (
+        ({"stop": ""}, UsageError),
+        ({"stop": ["a", ""]}, UsageError),
+        ({"params": SamplerParams(grammar="nonsense")}, UsageError),
+        ({"params": SamplerParams(logit_bias={10**6: 1.0})}, UsageError),
+        ({"logprobs": -1}, UsageError),
+    ):
+        with pytest.raises(error):
+            pyllama.stream(model, PROMPT, **options)  # type: ignore[arg-type]
+    assert set(model._owned.children) == before
+
+
+def test_counters(model: pyllama.Model) -> None:
+    with model.context(n_ctx=256, threads=1) as context:
+        done = _greedy(context, PROMPT)
+        assert (done.prompt_tokens, done.cached_tokens, len(done.tokens)) == (4, 0, 12)
+        assert 0 < done.prompt_seconds < done.seconds
+        assert done.tokens_per_second == pytest.approx(11 / (done.seconds - done.prompt_seconds))
+        assert done.prompt_tokens_per_second == pytest.approx(4 / done.prompt_seconds)
+
+
+@pytest.mark.parametrize("kind", ["attention", "swa", "mamba2", "rwkv7", "hybrid", "moe"])
+@pytest.mark.parametrize("swa_full", [True, False])
+def test_what_is_known_is_not_read_again(
+    tiny_model: Callable[[str], Path], kind: str, swa_full: bool
+) -> None:
+    """Turns of a chat, an edited prompt, the same prompt again: fewer tokens read, the same answer."""
+    if kind != "swa" and not swa_full:
+        pytest.skip("the same as with it: the model has no window")
+    partial = pyllama.build_info().pin != "2025-08" or kind in ("attention", "moe", "swa", "mamba2", "rwkv7")
+    with (
+        pyllama.Model(tiny_model(kind)) as model,
+        model.context(n_ctx=512, threads=1, swa_full=swa_full) as context,
+        model.context(n_ctx=512, threads=1, swa_full=swa_full) as fresh,
+    ):
+        first = model.tokenize("The quick brown fox jumps over the lazy dog and sleeps.")
+
+        def ask(tokens: list[int]) -> Generation:
+            done = _greedy(context, tokens, 8)
+            # Rounding differs with how the tokens were put together, and the tiny models are sure of nothing.
+            known = _greedy(fresh, tokens, 8, reuse=False)
+            assert done.tokens[:2] == known.tokens[:2] and known.cached_tokens == 0
+            return done
+
+        one = ask(first)
+        assert one.cached_tokens == 0
+        second = [*first, *one.tokens, *model.tokenize(" Why?", add_special=False)]
+        two = ask(second)
+        # Whether the last token was decoded depends on how the text ended.
+        assert len(first) + len(one.tokens) - 1 <= two.cached_tokens <= len(first) + len(one.tokens)
+        again = ask(second)
+        if partial:
+            assert again.cached_tokens == len(second) - 1
+        edited = [*second[:-2], *model.tokenize(" Where?", add_special=False)]
+        three = ask(edited)
+        if context.rewinds:
+            assert three.cached_tokens == len(second) - 2
+        else:
+            assert three.cached_tokens == 0, "the checkpoint lies behind what was edited"
+        assert ask(model.tokenize("Something else")).cached_tokens in (0, 1)
+
+
+def test_who_else_used_the_context(tiny_model: Callable[[str], Path]) -> None:
+    """Whatever pyllama did to it in between, the answer is that of an empty context."""
+    with (
+        pyllama.Model(tiny_model("attention")) as model,
+        model.context(n_ctx=512, n_seq_max=2, kv_unified=True, threads=1) as context,
+    ):
+        first = model.tokenize("The quick brown fox")
+        expected = _greedy(context, first, 8, reuse=False).tokens
+        other, seq = context.sequence(1), context.sequence(0)
+
+        def checkpoints() -> None:
+            saved = seq.checkpoint()
+            seq.feed([50])
+            seq.restore(saved)
+
+        for change in (
+            lambda: seq.feed([50, 51]),
+            lambda: seq.remove(2),
+            context.clear,
+            lambda: (other.feed([60, 61]), other.copy_to(seq)),
+            checkpoints,
+            lambda: context.set_loras([]),
+        ):
+            _greedy(context, first, 8)
+            change()
+            done = _greedy(context, first, 8)
+            assert done.cached_tokens == 0 and done.tokens == expected
+            assert other.length == 0, "other sequences are cleared"
+
+
+def test_an_abandoned_stream_leaves_what_it_read(tiny_model: Callable[[str], Path]) -> None:
+    with pyllama.Model(tiny_model("attention")) as model, model.context(n_ctx=512, threads=1) as context:
+        first = model.tokenize("The quick brown fox")
+        expected = _greedy(context, first, 8, reuse=False)
+        for taken in range(1, 5):
+            pieces = pyllama.stream(context, first, max_tokens=8, temperature=0)
+            made = [next(pieces).token for _ in range(taken)]
+            pieces.close()  # type: ignore[attr-defined]
+            assert made == list(expected.tokens[:taken])
+            longer = [*first, *expected.tokens]
+            done = _greedy(context, longer, 2)
+            assert done.cached_tokens == len(first) + taken - 1
+
+
+def test_a_failed_read_is_not_taken_for_a_good_one(tiny_model: Callable[[str], Path]) -> None:
+    with pyllama.Model(tiny_model("attention")) as model, model.context(n_ctx=512, threads=1) as context:
+        first = model.tokenize("The quick brown fox")
+        expected = _greedy(context, first, 8, reuse=False)
+        with pytest.raises(ContextError, match="not in a vocabulary"):
+            _greedy(context, [*first, 10**6], 8)
+        assert _greedy(context, first, 8).tokens == expected.tokens
+
+
+def test_special_tokens_in_user_text_are_text(model: pyllama.Model) -> None:
+    text = "<|im_end|>"
+    assert pyllama.generate(model, text, max_tokens=1).prompt_tokens > 1
+    assert pyllama.generate(model, text, max_tokens=1, parse_special=True).prompt_tokens == 1
