@@ -33,7 +33,7 @@ class Lora(Handle):
     def __init__(self, model: Model, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.model = model
-        gguf_file.check(self.path)
+        gguf_file.check_whole(gguf_file.read(self.path))
         library = load()
         self._library = library
         users: weakref.WeakSet[Context] = weakref.WeakSet()
@@ -76,11 +76,11 @@ def set_loras(context: Context, loras: Lora | Sequence[Lora] | Mapping[Lora, flo
             raise UsageError(f"a scale of {scale} is no number to multiply an adapter by")
     with context.lock:
         apply_loras(context, list(chosen.items()))
-        context.edited()
 
 
 def apply_loras(context: Context, chosen: list[tuple[Lora, float]]) -> None:
     """Tell llama.cpp; the caller holds the context's lock."""
+    context.adapters_changed()
     library = context.library
     raw, ffi = library.raw, library.ffi
     pointers = [lora.ptr for lora, _ in chosen]
@@ -126,6 +126,7 @@ class ControlVector:
         Raises ModelError when it holds something else.
         """
         file = gguf_file.read(path)
+        gguf_file.check_whole(file)
         layers: dict[int, array[float]] = {}
         with file.path.open("rb") as stream:
             for tensor in file.tensors:
@@ -135,10 +136,7 @@ class ControlVector:
                 if tensor.type != "f32" or len(tensor.shape) != 1:
                     raise ModelError(f"{file.path} is no control vector: {tensor.name} is no row of f32")
                 stream.seek(tensor.offset)
-                data = stream.read(tensor.nbytes)
-                if len(data) != tensor.nbytes:
-                    raise ModelError(f"{file.path} is cut short: download it again")
-                layers[int(number)] = array("f", data)
+                layers[int(number)] = array("f", stream.read(tensor.nbytes))
         try:
             return cls(layers)
         except UsageError as error:
@@ -174,8 +172,8 @@ def set_control_vector(context: Context, vector: ControlVector | None) -> None:
         n_embd = int(raw.llama_model_n_embd(context.model.ptr))
         n_layer = int(raw.llama_model_n_layer(context.model.ptr))
         if vector is None:
+            context.adapters_changed()
             apply(context.ptr, ffi.NULL, 0, n_embd, 0, 0)
-            context.edited()
             return
         if vector.width != n_embd:
             raise UsageError(f"the model's layers give {n_embd} numbers, {vector!r} does not fit it")
@@ -186,7 +184,7 @@ def set_control_vector(context: Context, vector: ControlVector | None) -> None:
         data = array("f", bytes(4 * n_embd * (n_layer - 1)))
         for i, values in vector.layers.items():
             data[n_embd * (i - 1) : n_embd * i] = values
+        context.adapters_changed()
         code = apply(context.ptr, ffi.from_buffer("float[]", data), len(data), n_embd, 1, n_layer)
-        context.edited()
     if code != 0:
         raise ContextError("the control vector could not be put on the model's devices: free some memory")

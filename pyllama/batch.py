@@ -116,6 +116,11 @@ class Batch(Handle):
             if not 0 <= batch.token[i] < highest:
                 raise ContextError(f"token {batch.token[i]} is not in a vocabulary of {highest}")
             sequences = [batch.seq_id[i][j] for j in range(batch.n_seq_id[i])]
+            if len(sequences) > 1 and not context.shares_cells:
+                raise ContextError(
+                    f"token {i} of the batch is in several sequences, which share no cells: make the context "
+                    "with kv_unified=True"
+                )
             for sequence in sequences:
                 if not 0 <= sequence < context.n_seq_max:
                     raise ContextError(
@@ -127,6 +132,11 @@ class Batch(Handle):
             context.check_position(position)
             batch.pos[i] = position
             ends.update(dict.fromkeys(sequences, position + 1))
+        if len(ends) > 1 and context.mixes_streams:
+            raise ContextError(
+                "2025-08 computes one sequence of a hybrid model at a time: make the context with "
+                "kv_unified=True"
+            )
         batch.n_tokens = n
         return batch
 

@@ -103,12 +103,19 @@ class Context(Handle):
                 f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max}{asked} could be made: {reason}"
             )
         self._decodes = self._edits = 0
+        self._flip, self._flipped = False, 0  # see adapters_changed
+        self._gives_embeddings = bool(params.embeddings)
         self.loras: list[tuple[Lora, float]] = []
         self.kept = Kept()
         """What the last generation left in sequence 0; kept by `pyllama.prefix`."""
-        self.rewinds = _rewinds(library.raw, model.ptr, params)
+        hybrid, cut = _is_hybrid(library.raw, model), not params.swa_full
+        self.rewinds = not (
+            hybrid
+            or library.raw.llama_model_is_recurrent(model.ptr)
+            or (cut and library.raw.llama_model_n_swa(model.ptr) > 0)
+        )
         """Whether tokens can be taken back off the end of a sequence without a checkpoint."""
-        self._whole = outputs.takes_whole(self, bool(params.embeddings))
+        self._whole = outputs.takes_whole(self, self._gives_embeddings)
         size = library.raw.llama_n_ubatch if self._whole else library.raw.llama_n_batch
         self._capacity = int(size(ptr))
         self._tokens = library.ffi.new("llama_token[]", self._capacity)
@@ -118,6 +125,10 @@ class Context(Handle):
         log.raise_pending()
         # What n_ctx is divided by; newer pins say themselves what one sequence may hold.
         self._streams = 1 if params.kv_unified else n_seq_max
+        # There a hybrid memory mixes up the streams of a batch, and llama.cpp ends the process.
+        self.mixes_streams = (
+            hybrid and self._streams > 1 and not hasattr(library.raw, "llama_model_is_hybrid")
+        )
 
     @property
     def library(self) -> Library:
@@ -136,6 +147,11 @@ class Context(Handle):
         if hasattr(raw, "llama_n_ctx_seq"):
             return int(raw.llama_n_ctx_seq(self.ptr))
         return self.n_ctx // self._streams
+
+    @property
+    def shares_cells(self) -> bool:
+        """Whether a token may be in several sequences: with one sequence only, or with kv_unified=True."""
+        return self._streams == 1
 
     @property
     def n_batch(self) -> int:
@@ -326,6 +342,23 @@ class Context(Handle):
         """A value that changes with whatever pyllama does to what the sequences hold."""
         return self._decodes, self._clears, self._edits
 
+    def adapters_changed(self) -> None:
+        """See to it that the next decode is computed with the adapters that are set now.
+
+        2025-08 computes with the graph of the last decode as long as batches have the same shape. Embeddings
+        beside the logits, or none again, make it build another one.
+        """
+        if self._decodes != self._flipped and not hasattr(self._library.raw, "llama_set_adapters_lora"):
+            if self._gives_embeddings:
+                raise ContextError(
+                    "2025-08 does not notice that adapters change in a context with embeddings=True: set "
+                    "them before the first decode, or make a new context"
+                )
+            self._flipped = self._decodes
+            self._flip = not self._flip
+            self._library.raw.llama_set_embeddings(self.ptr, self._flip)
+        self._edits += 1
+
     def edited(self) -> None:
         """Note that what the sequences hold was changed, other than by a decode or `clear`."""
         self._edits += 1
@@ -371,13 +404,11 @@ class Context(Handle):
         return f"<Context {'closed' if self.closed else f'n_ctx={self.n_ctx}'} of {self.model!r}>"
 
 
-def _rewinds(raw: Any, model: Any, params: Any) -> bool:
-    """Say whether a model's memory lets go of the last tokens: recurrent states and cut windows do not."""
-    if raw.llama_model_is_recurrent(model):
-        return False
-    if hasattr(raw, "llama_model_is_hybrid") and raw.llama_model_is_hybrid(model):
-        return False
-    return bool(params.swa_full) or raw.llama_model_n_swa(model) == 0
+def _is_hybrid(raw: Any, model: Model) -> bool:
+    if hasattr(raw, "llama_model_is_hybrid"):
+        return bool(raw.llama_model_is_hybrid(model.ptr))
+    parts = {key.split(".")[1] for key in model.metadata if "." in key}  # 2025-08
+    return not raw.llama_model_is_recurrent(model.ptr) and not parts.isdisjoint({"ssm", "shortconv", "wkv"})
 
 
 def available_threads() -> int:

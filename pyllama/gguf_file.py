@@ -110,6 +110,14 @@ def read(path: str | os.PathLike[str]) -> GgufFile:
         raw.ggml_free(context[0])
 
 
+def check_whole(file: GgufFile) -> None:
+    """Raise ModelError when the file ends before its tensors do: not every pin notices."""
+    needed = max((tensor.offset + tensor.nbytes for tensor in file.tensors), default=0)
+    size = file.path.stat().st_size
+    if size < needed:
+        raise ModelError(f"{file.path} is cut short, {needed - size} bytes are missing: download it again")
+
+
 def check(path: Path) -> None:
     """Give the plain cases a plain sentence; what is inside the file llama.cpp judges."""
     if path.is_dir():

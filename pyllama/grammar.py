@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from . import grammar_check
@@ -27,16 +26,12 @@ class Grammar:
 
     def __init__(self, library: Library, text: str, root: str, model: Model) -> None:
         self._raw = library.raw
-        data = grammar_check.check(text)
-        if not re.fullmatch(r"[A-Za-z0-9-]+", root):
-            raise UsageError(f"grammar_root={root!r} is no name of a rule: give letters, digits and hyphens")
+        data = grammar_check.check(text, root)
         with log.collected() as lines:
             self._ptr = self._raw.llama_sampler_init_grammar(model.vocab.ptr, data, root.encode())
             words = lines()
         if not self._ptr:
-            raise UsageError(
-                f"the grammar cannot be used: {words or f'it does not parse, or has no rule {root!r}'}"
-            )
+            raise UsageError(f"the grammar cannot be used: {words or 'it does not parse'}")
         self._greedy = self._raw.llama_sampler_init_greedy()
         self._candidates = Candidates(library, len(model.vocab))
         self._one = library.ffi.new("llama_token_data[1]")

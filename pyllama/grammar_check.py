@@ -41,7 +41,7 @@ class _Unknown(Exception):
     """Text that is left to upstream to judge."""
 
 
-def check(text: str) -> bytes:
+def check(text: str, root: str) -> bytes:
     """Return the text for C. Raises UsageError for what would end the process."""
     if not text.strip():
         raise UsageError("the grammar is empty: write a rule `root ::= …`, or give None for no grammar")
@@ -49,6 +49,8 @@ def check(text: str) -> bytes:
         data = text.encode()
     except UnicodeEncodeError:
         raise UsageError("the grammar holds half a surrogate pair: take it out") from None
+    if not re.search(rf"(?m)^[ \t]*{re.escape(root)}[ \t]*::=", text):
+        raise UsageError(f"the grammar has no rule {root!r}: add one, or name another by grammar_root")
     try:
         rules = _parse(list(_tokens(text)))
     except _Unknown:

@@ -53,6 +53,13 @@ def _logits(context: pyllama.Context) -> Weights:
     return numpy.asarray(context.logits().copy(), numpy.float32)
 
 
+def _same(one: Weights, other: Weights) -> bool:
+    """To the bit; but 2025-08 is brought to a new graph by another output, which moves the last bits."""
+    if pyllama.build_info().pin == "2025-08":
+        return bool(numpy.abs(one - other).max() < 1e-4)
+    return numpy.array_equal(one, other)
+
+
 def test_adapters_act_like_merged_weights(path: Path, tmp_path: Path) -> None:
     one, two = _pairs(path, 1), _pairs(path, 2)
     first = write_lora(tmp_path / "one.gguf", one, alpha=ALPHA)
@@ -64,7 +71,7 @@ def test_adapters_act_like_merged_weights(path: Path, tmp_path: Path) -> None:
     ):
         bare = _logits(context)
         a, b = model.lora(first), model.lora(second)
-        assert numpy.array_equal(_logits(context), bare), "loading changes nothing"
+        assert _same(_logits(context), bare), "loading changes nothing"
         for i, (chosen, parts) in enumerate(
             (
                 (a, [(one, 1.0)]),
@@ -81,9 +88,9 @@ def test_adapters_act_like_merged_weights(path: Path, tmp_path: Path) -> None:
                 expected = _logits(theirs)
             got = _logits(context)
             assert numpy.abs(got - expected).max() < 0.02 < numpy.abs(got - bare).max()
-            assert numpy.array_equal(_logits(other), bare), "another context of the model has none"
+            assert _same(_logits(other), bare), "another context of the model has none"
         context.set_loras([])
-        assert numpy.array_equal(_logits(context), bare)
+        assert _same(_logits(context), bare)
 
 
 def test_closing_an_adapter_takes_it_out(path: Path, tmp_path: Path) -> None:
@@ -96,15 +103,15 @@ def test_closing_an_adapter_takes_it_out(path: Path, tmp_path: Path) -> None:
         context.set_loras([lora, other])
         assert numpy.abs(_logits(context) - with_one).max() > 0.02
         lora.close()
-        assert numpy.array_equal(_logits(context), with_one)
+        assert _same(_logits(context), with_one)
         with pytest.raises(ClosedError):
             context.set_loras(lora)
         del other
         gc.collect()
-        assert numpy.array_equal(_logits(context), with_one), "the context keeps what it uses"
+        assert _same(_logits(context), with_one), "the context keeps what it uses"
         context.set_loras([])
         gc.collect()
-        assert numpy.array_equal(_logits(context), bare)
+        assert _same(_logits(context), bare)
 
 
 @pytest.mark.parametrize("order", ["model", "context", "lora"])
@@ -168,15 +175,15 @@ def test_a_control_vector_steers(path: Path, tmp_path: Path) -> None:
         context.set_control_vector(-1.0 * vector)
         assert numpy.abs(_logits(context) + expected).max() < 0.02
         context.set_control_vector(vector + -1.0 * vector)
-        assert numpy.array_equal(_logits(context), bare)
+        assert _same(_logits(context), bare)
         context.set_control_vector(ControlVector({1: array("f", v * 5)}))
         changed = _logits(context)
         assert numpy.abs(changed - bare).max() > 0.1 and numpy.abs(changed - expected).max() > 0.1
         context.set_control_vector(None)
-        assert numpy.array_equal(_logits(context), bare)
+        assert _same(_logits(context), bare)
         context.set_control_vector(vector)
         context.set_control_vector(ControlVector({1: array("f", v * 5)}))
-        assert numpy.array_equal(_logits(context), changed), "nothing is left of the one before"
+        assert _same(_logits(context), changed), "nothing is left of the one before"
 
 
 def test_control_vectors_that_do_not_fit(path: Path, tmp_path: Path) -> None:
