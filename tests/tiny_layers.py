@@ -9,20 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import gguf
 import numpy
 from numpy.typing import NDArray
 
 Weights = NDArray[numpy.float32]
+Blocks = NDArray[numpy.uint8]
+Quantized = gguf.GGMLQuantizationType
 
 
 class Layers:
-    """The tensors of one model, in the order in which they are asked for."""
+    """The tensors of one model, in the order in which they are asked for.
 
-    def __init__(self, random: numpy.random.Generator, vocab: int) -> None:
+    With `quantized`, matrices are random blocks of that type: of the right size, and without sense.
+    """
+
+    def __init__(
+        self, random: numpy.random.Generator, vocab: int, quantized: Quantized | None = None
+    ) -> None:
         self._random = random
         self._vocab = vocab
+        self._quantized = quantized
         self.n_embd = 0
-        self.tensors: dict[str, Weights] = {}
+        self.tensors: dict[str, Weights | Blocks] = {}
 
     @property
     def count(self) -> int:
@@ -56,6 +65,11 @@ class Layers:
 
     def matrix(self, name: str, rows_of: int, *shape: int, gain: float = 1) -> None:
         """`name`.weight: what comes in with size 1 goes out with size `gain`."""
+        if self._quantized is not None:
+            row = gguf.quants.quant_shape_to_byte_shape((rows_of,), self._quantized)[0]
+            words = numpy.frombuffer(self._random.bytes(row * shape[0]), numpy.uint8)
+            self.tensors[f"{name}.weight"] = words.reshape(shape[0], row)
+            return
         self.normal(f"{name}.weight", rows_of, *shape, spread=gain / rows_of**0.5)
 
     def norm(

@@ -252,12 +252,15 @@ class TinyModels:
         return self._written[name]
 
 
-def write(kind: str | Kind, folder: Path) -> Path:
-    """Write a model, one of `KINDS` by its name, into `folder`, always the same bytes. Return its path."""
+def write(kind: str | Kind, folder: Path, quantized: gguf.GGMLQuantizationType | None = None) -> Path:
+    """Write a model, one of `KINDS` by its name, into `folder`, always the same bytes. Return its path.
+
+    With `quantized` its matrices are random blocks of that type: a model to load, not to compute with.
+    """
     if isinstance(kind, str):
         kind = KINDS[kind]
     name = kind.name
-    layers = Layers(numpy.random.default_rng([SEED, *name.encode()]), VOCAB)
+    layers = Layers(numpy.random.default_rng([SEED, *name.encode()]), VOCAB, quantized)
     metadata = {
         "context_length": CONTEXT,
         "embedding_length": 0,
@@ -277,7 +280,7 @@ def write(kind: str | Kind, folder: Path) -> Path:
         add_value(writer, f"{kind.architecture}.{key}", value)
     add_vocabulary(writer)
     for tensor, values in layers.tensors.items():
-        writer.add_tensor(tensor, values)
+        writer.add_tensor(tensor, values, raw_dtype=quantized if values.dtype == numpy.uint8 else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

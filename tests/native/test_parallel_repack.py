@@ -32,7 +32,9 @@ def instrument(compile_native: Compile, build: Build, flags: Sequence[str] = ())
         pytest.skip("the build under test has no parallel-repack")
     if not (build.lib_dir / "libggml-cpu.so").exists():
         pytest.skip("the build has no libggml-cpu.so (variants only?)")
-    types = " ".join(f"TYPE({', '.join(map(str, one))})" for one in functions((source / "repack.cpp").read_text()))
+    types = " ".join(
+        f"TYPE({', '.join(map(str, one))})" for one in functions((source / "repack.cpp").read_text())
+    )
     defines = [f"-DREPACK_TYPES={types}", "-DGGML_BACKEND_DL", "-DGGML_USE_CPU_REPACK"]
     return compile_native(
         build,
@@ -55,7 +57,9 @@ def thread_sanitized(compile_native: Compile, patched_build: Build) -> Path:
 
 @pytest.fixture(scope="session")
 def memory_sanitized(compile_native: Compile, patched_build: Build) -> Path:
-    return instrument(compile_native, patched_build, ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+    return instrument(
+        compile_native, patched_build, ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    )
 
 
 def ok(done: Any) -> dict[str, Any]:

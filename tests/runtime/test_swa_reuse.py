@@ -1,7 +1,7 @@
 """swa-reuse, for which no patch is needed: a sliding window's cache stays bounded and exact, at every pin.
 
-Long runs as speculative decoding makes them: a batch of the last token and a draft, part of which is rejected,
-taken back and decoded anew. The peer is the same model with `swa_full`, a cache of the whole context.
+Long runs as speculative decoding makes them: a batch of the last token and a draft, part of which is
+rejected, taken back and decoded anew. The peer is the same model with `swa_full`, which forgets nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.matrix
 N_CTX = 4096
 UBATCH = 32
 SWA_CELLS = 256  # at most: the window of each sequence and one ubatch, rounded up
-CLOSE = 0.02  # of logits that spread over several units: seen were 0.004, as other shapes of batches round otherwise
+CLOSE = 0.02  # of logits spread over several units; batches of other shapes round otherwise, by 0.004
 
 Numbers = numpy.random.Generator
 
@@ -106,7 +106,7 @@ def path(tiny_model: TinyModels) -> Path:
 
 
 def test_the_cache_of_the_window_is_bounded(path: Path) -> None:
-    """By the window and the ubatch, whatever the context; without it, the layers with a window hold it all."""
+    """By the window and the ubatch, whatever the context; with `swa_full`, those layers hold it all."""
     with logged() as lines, opened(path):
         (_, base), (small, cells) = caches(lines)
     with logged() as lines, opened(path, full=True):
@@ -163,7 +163,7 @@ def test_sequences_in_one_batch(path: Path) -> None:
 
 
 def test_a_draft_over_several_ubatches_costs_the_window(path: Path) -> None:
-    """The bound of the claim, which `seq_pos_min` tells. It also proves that the measure above sees a loss."""
+    """The bound of the claim, and `seq_pos_min` tells. It also proves that the measure above sees a loss."""
     numbers = numpy.random.default_rng(9)
     text = words(numbers, 301)
     with opened(path) as context:

@@ -1,4 +1,4 @@
-"""Feature lookahead: llama-lookahead and llama-lookup run as they are; mended by us at 2025-08, by upstream later."""
+"""Feature lookahead: llama-lookahead and llama-lookup run as they are; ours at 2025-08, upstream's later."""
 
 from __future__ import annotations
 
