@@ -63,6 +63,7 @@ def build(
                 _make(paths, wanted, patched, folder, reporter)
             if missing:
                 add_targets(patched, wanted, paths, toolchain.find(), folder, missing, reporter)
+                provenance.add(folder, patched.folder)
         done = Build(folder, finished.read(folder), cached)
         if export is not None:
             finished.export(done, export)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ SCHEMA = 1
 UPSTREAM = "ggml-org/llama.cpp"
 """Whose issues and pull requests a feature's `#123` means."""
 _FILE = "provenance.json"
+_ADDED = "provenance-added.json"
+_ADDED_ROWS = ("libraries", "third_party")
 _T = TypeVar("_T")
 
 
@@ -122,6 +125,18 @@ def write(
     return held
 
 
+def add(folder: Path, tree: Path) -> None:
+    """Write down what a finished build holds since upstream's programs were added to it.
+
+    It is a file of its own: the build's is part of what is exported, and stays as it was made.
+    """
+    held = replace(read(folder), libraries=_libraries(folder), third_party=_third_party(folder, tree))
+    table = {name: value for name, value in asdict(held).items() if name in _ADDED_ROWS}
+    fresh = folder / f".{_ADDED}.{os.getpid()}"
+    fresh.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(fresh, folder / _ADDED)
+
+
 def _changes(out: Path, pin: Pin, features: Sequence[Feature], store: TreeStore) -> tuple[Change, ...]:
     commits = commit_stack(pin.name, pin.tree, features, store)
     trees = {commit.feature: commit.tree for commit in commits}
@@ -187,6 +202,9 @@ def read(folder: Path) -> Provenance:
         table = json.loads(path.read_text(encoding="utf-8"))
         if table["schema"] != SCHEMA:
             raise ValueError(f"its schema is {table['schema']!r}")
+        if (folder / _ADDED).exists():
+            added = json.loads((folder / _ADDED).read_text(encoding="utf-8"))
+            table |= {name: added[name] for name in _ADDED_ROWS}
         if not isinstance(table["tree"], str):
             raise ValueError(f"tree is {table['tree']!r}")
         held = Provenance(

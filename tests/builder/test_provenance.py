@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,22 @@ def test_it_reads_what_it_wrote_and_writes_the_same_twice(world: World, tmp_path
     assert len(files) == 4
     for file in files:
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+
+def test_what_is_added_later_is_told_and_leaves_the_build_as_it_was(world: World, tmp_path: Path) -> None:
+    """A library that comes with one of upstream's programs."""
+    out = tmp_path / "out"
+    write(world, out)
+    before = (out / "provenance.json").read_bytes()
+    shutil.copy2(sys.executable, out / "lib" / "libmore.so")  # any ELF file
+    provenance.add(out, tmp_path / "tree")
+    held = provenance.read(out)
+    assert [row.file for row in held.libraries] == ["lib/libmore.so"]
+    assert any("libc" in name for name in held.libraries[0].needs)
+    assert (out / "provenance.json").read_bytes() == before
+    (out / "provenance-added.json").write_text("{}")
+    with pytest.raises(BuildError, match="cannot be read"):
+        provenance.read(out)
 
 
 def test_stock_has_no_patches(world: World, tmp_path: Path) -> None:
