@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .device import Device, devices
     from .embeddings import Embedder, Embeddings
     from .generation import generate, stream
+    from .kv import Kv, KvStats, SequenceKv
     from .logprobs import TokenLogprob
     from .memory import BufferMemory
     from .model import Model
@@ -48,6 +49,8 @@ _HOME = {
     "Embedder": "embeddings",
     "Embeddings": "embeddings",
     "Generation": "response",
+    "Kv": "kv",
+    "KvStats": "kv",
     "Lora": "adapters",
     "Model": "model",
     "Output": "outputs",
@@ -57,6 +60,7 @@ _HOME = {
     "Sampler": "sampler",
     "SamplerParams": "sampling",
     "Sequence": "sequence",
+    "SequenceKv": "kv",
     "TokenLogprob": "logprobs",
     "Vocab": "vocab",
     "build_info": "native.installed",
@@ -79,6 +83,8 @@ __all__ = [
     "Embeddings",
     "Error",
     "Generation",
+    "Kv",
+    "KvStats",
     "Lora",
     "Model",
     "Output",
@@ -88,6 +94,7 @@ __all__ = [
     "Sampler",
     "SamplerParams",
     "Sequence",
+    "SequenceKv",
     "TokenLogprob",
     "Vocab",
     "build_info",

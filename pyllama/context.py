@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
-from . import context_options, rpc
-from .errors import ContextError, DecodeError, UsageError
-from . import outputs, rpc
-from . import adapters, outputs, rpc
+from . import adapters, context_options, outputs, rpc
 from .batch import Batch
-from .errors import ContextError, DecodeError
+from .errors import ContextError, DecodeError, UsageError
+from .kv import Kv, fullness
 from .markup import table
 from .memory import BufferMemory, memory_html, memory_of
 from .native import log
@@ -44,7 +42,9 @@ class Context(Handle):
     how many sequences there may be, `threads` the number of CPU threads (0: all that this
     process may use). Further keywords set fields of `llama_context_params` by name, or options of
     features: `n_layers` stops after that many layers (0: all) and goes to the output, `n_experts`
-    takes that many experts for a token (0: as many as the model does; see `set_experts`).
+    takes that many experts for a token (0: as many as the model does; see `set_experts`), `kv_tokens`
+    makes the cache for that many tokens instead of n_ctx, `kv_demand_paged` takes host memory for it
+    when it is used and gives it back, `kv_block_size` counts in blocks of so many cells (see `kv`).
 
     Raises ContextError, with llama.cpp's own last words, when it cannot be made, UsageError for an
     option that this build does not have.
@@ -189,6 +189,11 @@ class Context(Handle):
         from .sequence import Sequence
 
         return Sequence(self, seq_id)
+
+    @property
+    def kv(self) -> Kv:
+        """The attention cache: its blocks, and what still fits. Raises ContextError without `kv-blocks`."""
+        return Kv(self)
 
     def set_loras(self, loras: Lora | Tokens[Lora] | Mapping[Lora, float]) -> None:
         """Use these LoRA adapters from the next decode on, in place of those before: `[]` for none.
@@ -386,6 +391,8 @@ class Context(Handle):
         size = self._library.raw.pyllama_log_since(mark, buffer, 4096)
         last = ffi.unpack(buffer, size).decode("utf-8", "replace").replace("\n", "; ")
         words = _WORDS.get(code, "the backend failed")
+        if code == 1:
+            words += fullness(self)
         return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)
 
     def _repr_html_(self) -> str:

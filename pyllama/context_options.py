@@ -22,6 +22,9 @@ class Option:
 
 OPTIONS: Mapping[str, Option] = {
     "n_layers": Option("layer-exit", "llama_context_options_set_n_layer"),
+    "kv_block_size": Option("kv-blocks", "llama_context_options_set_kv_block_size"),
+    "kv_tokens": Option("kv-blocks", "llama_context_options_set_kv_tokens"),
+    "kv_demand_paged": Option("kv-blocks", "llama_context_options_set_kv_demand_paged"),
     "n_experts": Option("moe-experts", "llama_context_options_set_n_expert_used"),
 }
 
@@ -55,7 +58,9 @@ def new_context(library: Library, model: Any, params: Any, options: Mapping[str,
     chosen = ffi.gc(raw.llama_context_options_init(), raw.llama_context_options_free)
     for name, value in options.items():
         try:
-            getattr(raw, OPTIONS[name].setter)(chosen, value)
+            taken = getattr(raw, OPTIONS[name].setter)(chosen, value)
         except (OverflowError, TypeError) as error:
             raise UsageError(f"{name}={value!r} is no value for it: {error}") from None
+        if taken is False:
+            raise UsageError(f"{name}={value!r} is no value for it")
     return raw.llama_init_from_model_with(model, params, chosen)

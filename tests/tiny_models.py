@@ -276,7 +276,6 @@ def write(kind: str | Kind, folder: Path, quantized: gguf.GGMLQuantizationType |
     writer = gguf.GGUFWriter(path, kind.architecture)
     writer.add_name(f"tiny {name}")
     for key, value in metadata.items():
-        _add(writer, f"{kind.architecture}.{key}", value)
         add_value(writer, f"{kind.architecture}.{key}", value)
     add_vocabulary(writer)
     for tensor, values in layers.tensors.items():

@@ -8,6 +8,16 @@ from pathlib import Path
 from typing import Any
 
 _PROMPT = "Once upon a time"
+_NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
+_SWITCH: dict[str, Any] = {"action": "store_true", "default": None}
+# Options of a context that features bring: each is the keyword of `Context` of that name.
+_OPTIONS = (
+    ("--kv-tokens", _NUMBER, "make the KV cache for N tokens instead of the context size"),
+    ("--kv-block-size", _NUMBER, "cells of a block of the KV cache: a power of two from 8 to 256"),
+    ("--kv-demand-paged", _SWITCH, "take host memory of the KV cache when it is used"),
+    ("--n-layers", _NUMBER, "compute only the first N layers"),
+    ("--n-experts", _NUMBER, "take N experts for each token"),
+)
 
 
 def add_command(commands: Any) -> None:
@@ -26,6 +36,14 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--rpc", metavar="HOST:PORT,…", help="use the devices of these `pyllama rpc-server`s too"
     )
+    parser.add_argument(
+        "--ctx-size",
+        type=int,
+        metavar="N",
+        help="tokens of the context (default: what prompt and answer need)",
+    )
+    for flag, kind, about in _OPTIONS:
+        parser.add_argument(flag, help=about, **kind)
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of text")
     parser.set_defaults(run=_run)
 
@@ -47,8 +65,10 @@ def _run(args: argparse.Namespace) -> int:
     path = args.model if args.model is not None else _default_model(quiet=args.json)
     with Model(path, gpu_layers=args.gpu_layers, devices=devices) as model:
         tokens = model.tokenize(args.prompt)
-        size = fitting_size(model, len(tokens), args.max_tokens)
-        with model.context(n_ctx=size, threads=args.threads) as context:
+        size = args.ctx_size or fitting_size(model, len(tokens), args.max_tokens)
+        names = [flag[2:].replace("-", "_") for flag, _, _ in _OPTIONS]
+        options = {name: getattr(args, name) for name in names}
+        with model.context(n_ctx=size, threads=args.threads, **options) as context:
             if args.json:
                 done = generate(context, tokens, max_tokens=args.max_tokens, params=params)
                 result = {

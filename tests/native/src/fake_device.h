@@ -4,26 +4,16 @@
 // at the same made-up base, as Vulkan's do), and its cpy_tensor reads what the real ones read. It counts its calls.
 // Includes the tree's own ggml-backend-impl.h, so it compiles against every pin: members that a pin lacks are not named.
 
+#include "check.h"
+
 #include "ggml-alloc.h"
 #include "ggml-backend-impl.h"
 #include "ggml-backend.h"
 #include "ggml.h"
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-
-#define CHECK(cond, ...)                                                        \
-    do {                                                                        \
-        if (!(cond)) {                                                          \
-            fprintf(stderr, "CHECK failed, %s:%d: %s: ", __FILE__, __LINE__, #cond); \
-            fprintf(stderr, __VA_ARGS__);                                       \
-            fputc('\n', stderr);                                                \
-            fflush(stderr);                                                     \
-            _Exit(3);                                                           \
-        }                                                                       \
-    } while (0)
 
 namespace fake {
 

@@ -2,39 +2,16 @@
 
 // Ranges of tensors as memory modules name them, and worse ones; and what their packed bytes are, byte by byte.
 
+#include "check.h"
 #include "llama-state-copy.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
 #include <utility>
 #include <vector>
-
-#define CHECK(cond, ...)                                                             \
-    do {                                                                             \
-        if (!(cond)) {                                                               \
-            fprintf(stderr, "CHECK failed, %s:%d: %s: ", __FILE__, __LINE__, #cond); \
-            fprintf(stderr, __VA_ARGS__);                                            \
-            fputc('\n', stderr);                                                     \
-            fflush(stderr);                                                          \
-            _Exit(3);                                                                \
-        }                                                                            \
-    } while (0)
 
 using Ranges = std::vector<llama_state_range>;
 using Blocks = std::vector<llama_state_block>;
 using Byte   = std::pair<ggml_tensor *, size_t>; // where a byte lies
-
-struct Random {
-    std::mt19937_64 engine;
-
-    explicit Random(uint64_t seed) : engine(seed) {}
-
-    // least <= result <= most
-    size_t pick(size_t least, size_t most) { return least + engine() % (most - least + 1); }
-    bool   once_in(size_t n) { return pick(1, n) == 1; }
-};
 
 // The definition: packed bytes are the ranges' bytes, one range after the other.
 inline std::vector<Byte> packed_bytes(const Ranges & ranges) {
