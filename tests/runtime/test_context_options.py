@@ -26,8 +26,8 @@ TOKENS = [20, 30, 40, 50]
 
 def last_logits(model: pyllama.Model, context: object) -> Logits:
     """The logits after TOKENS in a context of C, which is freed."""
-    batch = lib.llama_batch_get_one(ffi.new("llama_token[]", TOKENS), len(TOKENS))
-    assert lib.llama_decode(context, batch) == 0
+    tokens = ffi.new("llama_token[]", TOKENS)  # the batch only points to them
+    assert lib.llama_decode(context, lib.llama_batch_get_one(tokens, len(TOKENS))) == 0
     row = bytes(ffi.buffer(lib.llama_get_logits_ith(context, -1), 4 * len(model.vocab)))
     lib.llama_free(context)
     return numpy.frombuffer(row, numpy.float32)

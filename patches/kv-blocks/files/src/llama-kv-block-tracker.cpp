@@ -271,18 +271,23 @@ std::string llama_kv_block_tracker::text() const {
 
 static thread_local llama_kv_block_group * current = nullptr;
 
-llama_kv_block_group::scope::scope(llama_kv_block_group & group, llama_cparams & cparams) :
-    before(current), cparams(cparams), n_ctx_seq(cparams.n_ctx_seq) {
+llama_kv_block_group::scope::scope(llama_kv_block_group & group, uint32_t & n_ctx, uint32_t n_streams) :
+    before(current), n_ctx(n_ctx), n_ctx_asked(group.max_tokens == 0 ? 0 : n_ctx) {
     current = &group;
-    cparams.n_ctx_seq = group.cells_per_stream(cparams);
+    if (n_ctx_asked > 0) {
+        n_ctx = group.cells_per_stream(n_ctx/n_streams)*n_streams;
+    }
 }
 
 llama_kv_block_group::scope::~scope() {
     current = before;
-    cparams.n_ctx_seq = n_ctx_seq;
+    if (n_ctx_asked > 0) {
+        n_ctx = n_ctx_asked;
+    }
 }
 
 llama_kv_block_group::llama_kv_block_group(const llama_cparams & cparams) :
+    n_streams   (cparams.kv_unified ? 1 : cparams.n_seq_max),
     block_size  ((uint32_t) cparams.options.get("kv-blocks.block-size", 32)),
     max_tokens  ((uint32_t) cparams.options.get("kv-blocks.tokens", 0)),
     demand_paged(cparams.options.get("kv-blocks.demand-paged", 0) != 0) {
@@ -292,13 +297,9 @@ llama_kv_block_group::llama_kv_block_group(const llama_cparams & cparams) :
     }
 }
 
-uint32_t llama_kv_block_group::cells_per_stream(const llama_cparams & cparams) const {
-    if (max_tokens == 0) {
-        return cparams.n_ctx_seq;
-    }
+uint32_t llama_kv_block_group::cells_per_stream(uint32_t n_ctx) const {
     // where memory is taken as it is used every sequence may grow to the limit; else they share it out
-    const uint32_t n_stream = cparams.kv_unified || demand_paged ? 1 : cparams.n_seq_max;
-    return std::min(cparams.n_ctx_seq, (uint32_t) GGML_PAD(llama_blocks_for(max_tokens, n_stream), 256));
+    return std::min(n_ctx, (uint32_t) GGML_PAD(llama_blocks_for(max_tokens, demand_paged ? 1 : n_streams), 256));
 }
 
 ggml_backend_buffer_type_t llama_kv_block_group::buffer_type(ggml_backend_buffer_type_t buft) {

@@ -107,13 +107,14 @@ public:
 
     // Caches that are made while it lives belong to the group, and are of the size that was asked for.
     struct scope {
-        scope(llama_kv_block_group & group, llama_cparams & cparams);
+        // n_ctx: the setting that caches take their size from, for n_streams of them together; it is put back
+        scope(llama_kv_block_group & group, uint32_t & n_ctx, uint32_t n_streams);
         ~scope();
         scope(const scope &) = delete;
         scope & operator=(const scope &) = delete;
         llama_kv_block_group * before;
-        llama_cparams &        cparams;
-        const uint32_t         n_ctx_seq; // of the context: its positions stay what they are
+        uint32_t &             n_ctx;
+        const uint32_t         n_ctx_asked; // the positions of the context stay what they are; 0: the size is not limited
     };
 
     // for the constructor of a cache; without a scope they do as upstream does
@@ -121,13 +122,14 @@ public:
     static std::shared_ptr<llama_kv_block_tracker> track(
             llama_kv_cells_vec & cells, uint32_t window, llama_kv_block_tracker::reusable_fn reusable);
 
+    uint32_t n_streams  = 1;
     uint32_t block_size = 32;
     uint32_t max_tokens = 0;
     bool     demand_paged = false;
     std::vector<std::shared_ptr<llama_kv_block_tracker>> trackers() const;
 
 private:
-    uint32_t cells_per_stream(const llama_cparams & cparams) const;
+    uint32_t cells_per_stream(uint32_t n_ctx) const;
 
     std::vector<std::weak_ptr<llama_kv_block_tracker>> made; // each lives as long as its cache
 };
