@@ -1,9 +1,9 @@
 """In a process of its own: what becomes of one architecture; `python arch_child.py NAME FOLDER`.
 
-The last line is JSON. `layers` has, for each number of layers, `same` when a context that stops there gives
-what a model cut to them does, `refused` with the words, or `differs` with by how much. `experts` has the same
-for numbers of experts, against a model that takes so many. Where llama.cpp ends the process, the last line
-says how far it came.
+What it finds are lines of JSON. For each number of `layers`: `same` when a context that stops there gives
+what a model cut to them does, `refused` with the words, or `differs` with by how much; likewise for
+`experts`, against a model that takes so many. Where llama.cpp ends the process, the last line says how far
+it came.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tiny_models import FIRST_BYTE
 
 import pyllama
 from pyllama import ffi, lib
+from pyllama.errors import ContextError
 
 Row = NDArray[numpy.float32]
 TOKENS = numpy.random.default_rng(3).integers(FIRST_BYTE, FIRST_BYTE + 256, 12).tolist()
@@ -41,17 +42,16 @@ def main() -> None:
     path = model.write(folder / f"{name}-whole.gguf")
     say(f"all {model.layers} layers")
     whole = outputs(name, path)
-    result: dict[str, Any] = {"finite": bool(numpy.isfinite(whole).all()), "spread": float(whole.std())}
-    result["layers"] = {}
-    for n in range(1, model.layers):
-        say(f"{n} of {model.layers} layers")
-        result["layers"][n] = compared(name, path, model.cut(n), folder, n_layers=n)
+    finite, spread = bool(numpy.isfinite(whole).all()), float(whole.std())
+    print(json.dumps({"of": model.layers, "finite": finite, "spread": spread}))
+    # The fewest last: there are architectures of which upstream cannot run a model cut to one layer.
+    tries = [("layers", n, model.cut(n), {"n_layers": n}) for n in range(model.layers - 1, 0, -1)]
     if model.has_experts:
-        result["experts"] = {}
-        for n in range(1, USED):
-            say(f"{n} of {USED} experts")
-            result["experts"][n] = compared(name, path, model.taking(n), folder, n_experts=n)
-    print(json.dumps(result))
+        tries += [("experts", n, model.taking(n), {"n_experts": n}) for n in range(1, USED)]
+    for kind, n, other, options in sorted(tries, key=lambda one: one[0]):
+        say(f"{n} {kind}")
+        print(json.dumps({kind: n, **compared(name, path, other, folder, **options)}), flush=True)
+    say("end")
 
 
 def load(path: Path) -> str:
@@ -66,7 +66,7 @@ def compared(name: str, whole: Path, other: ArchModel, folder: Path, **options: 
     """Whether a context with these options gives what another model does."""
     try:
         got = outputs(name, whole, **options)
-    except pyllama.ContextError as error:
+    except ContextError as error:
         return {"refused": str(error)}
     say("the other model")
     try:
@@ -83,6 +83,8 @@ def outputs(name: str, path: Path, **options: int) -> Row:
     if name in ENCODERS:
         return embeddings(path, **options)
     with Sequences(path, n_ctx=64, **options) as s:
+        if name == "t5":
+            encode(s.context)
         first = s.decode(TOKENS[:8])
         s.context.decode(TOKENS[8:11])  # asks for the last one only
         alone = numpy.frombuffer(
@@ -94,16 +96,20 @@ def outputs(name: str, path: Path, **options: int) -> Row:
 def embeddings(path: Path, **options: int) -> Row:
     wanted = {"embeddings": True, "pooling_type": 0, **options}
     with pyllama.Model(path) as model, model.context(n_ctx=64, threads=1, **wanted) as context:
-        batch = lib.llama_batch_init(len(TOKENS), 0, 1)
-        for i, token in enumerate(TOKENS):
-            batch.token[i], batch.pos[i], batch.logits[i] = token, i, 1
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-        batch.n_tokens = len(TOKENS)
-        code = lib.llama_encode(context.ptr, batch)
-        lib.llama_batch_free(batch)
-        assert code == 0, code
+        encode(context)
         places = [lib.llama_get_embeddings_ith(context.ptr, i) for i in range(len(TOKENS))]
         return numpy.stack([row(place, lib.llama_model_n_embd(model.ptr)) for place in places])
+
+
+def encode(context: pyllama.Context) -> None:
+    batch = lib.llama_batch_init(len(TOKENS), 0, 1)
+    for i, token in enumerate(TOKENS):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, i, 1
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+    batch.n_tokens = len(TOKENS)
+    code = lib.llama_encode(context.ptr, batch)
+    lib.llama_batch_free(batch)
+    assert code == 0, code
 
 
 def row(place: Any, n: int) -> Row:

@@ -28,6 +28,7 @@ WIDTH, HEADS, FEED = 128, 2, 96
 SIZE = WIDTH // HEADS
 EXPERTS, USED = 8, 4
 STEPS = 4000
+MANY = 8
 
 METADATA: Mapping[str, Value] = {
     "context_length": 256,
@@ -71,6 +72,7 @@ METADATA: Mapping[str, Value] = {
     "ssm.group_count": 1,
     "ssm.dt_b_c_rms": False,
     "kda.head_dim": SIZE,
+    ".tokenizer.ggml.token_type_count": 2,
     "shortconv.l_cache": 3,
 }
 _EXPERTS: Mapping[str, Value] = {
@@ -98,23 +100,35 @@ _LATENT: Mapping[str, Value] = {
     "attention.key_length_mla": 48,
     "attention.value_length_mla": 32,
 }
+_ONE_HEAD: Mapping[str, Value] = {**_LATENT, "attention.head_count_kv": 1}
+_DELTA: Mapping[str, Value] = {
+    "ssm.inner_size": WIDTH,
+    "ssm.state_size": 32,
+    "ssm.time_step_rank": 4,
+    "ssm.group_count": 2,
+}
+_SHIFT: Mapping[str, Value] = {"token_shift_count": 1}
 _MIXED: Mapping[str, Value] = {"attention.head_count_kv": [0, HEADS] * (LAYERS // 2)}
-_BOTH: Mapping[str, Value] = {**_MIXED, "attention.head_count": [0, HEADS] * (LAYERS // 2)}
 _BLOCKS: Mapping[str, Value] = {**_MIXED, "feed_forward_length": [0, 0, FEED, 0]}
 _PATTERN: Mapping[str, Value] = {"attention.sliding_window_pattern": [1, 0] * (LAYERS // 2)}
 
 PARTICULAR: Mapping[str, Mapping[str, Value]] = {
     "llama": {"expert_count": 0, "expert_used_count": 0},
     **dict.fromkeys(("jamba", "granitehybrid", "lfm2", "lfm2moe"), _MIXED),
-    "plamo2": _BOTH,
+    "plamo2": {**_MIXED, "ssm.group_count": 0},
     "kimi-linear": {**_LATENT, "attention.head_count_kv": [0, 1] * (LAYERS // 2)},
     **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), _BLOCKS),
-    **dict.fromkeys(("deepseek2", "glm-dsa", "mistral4", "plm", "minicpm3"), _LATENT),
+    **dict.fromkeys(("deepseek2", "glm-dsa", "mistral4"), _ONE_HEAD),
+    "minicpm3": _LATENT,
+    "plm": _LATENT,
+    **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next"), _DELTA),
+    **dict.fromkeys(("arwkv7", "rwkv6qwen2"), _SHIFT),
+    "apertus": {f".xielu.{name}": [0.5] * LAYERS for name in ("alpha_p", "alpha_n", "beta", "eps")},
     **dict.fromkeys(("mimo2", "step35"), _PATTERN),
     "gemma3n": {"block_count": 22, "embedding_length_per_layer_input": 32, "altup.num_inputs": 4},
     "gemma4": {
         "block_count": 5,
-        "attention.sliding_window_pattern": 5,
+        "attention.sliding_window_pattern": [1, 1, 1, 1, 0],
         "embedding_length_per_layer_input": 32,
         "attention.shared_kv_layers": 0,
         "attention.key_length_swa": SIZE,
@@ -122,6 +136,21 @@ PARTICULAR: Mapping[str, Mapping[str, Value]] = {
         "rope.freq_base_swa": 10000.0,
     },
     "gemma3": {"attention.sliding_window_pattern": 6},
+}
+
+# Tensors that the loader does without and the graph does not: {i} is each of these layers.
+_EVERY, _MAMBA = range(LAYERS), range(0, LAYERS, 2)
+_GATED = tuple((f"blk.{{i}}.{name}.weight", _MAMBA, (1,)) for name in ("attn_qkv", "attn_gate"))
+OFFERED: Mapping[str, tuple[tuple[str, Iterable[object], tuple[int, ...]], ...]] = {
+    "granitehybrid": (("blk.{i}.ssm_conv1d.bias", _MAMBA, (1,)),),
+    "falcon-h1": (("blk.{i}.ssm_conv1d.bias", _EVERY, (1,)),),
+    **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), (("blk.{i}.ssm_conv1d.bias", (0,), (1,)),)),
+    **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next"), _GATED),
+    "t5": (("{i}.blk.0.attn_rel_b.weight", ("enc", "dec"), (1,)),),
+    "t5encoder": (("enc.blk.{i}.attn_rel_b.weight", (0,), (1,)),),
+    "jina-bert-v2": (("blk.{i}.ffn_up.weight", _EVERY, (WIDTH, FEED)),),
+    "phi3": (("blk.{i}.attn_qkv.weight", _EVERY, (1,)),),
+    "rwkv6": (("blk.{i}.time_mix_lerp_fused.weight", _EVERY, (1,)),),
 }
 
 _MISSING_KEY = re.compile(r"key not found in model: [\w-]+?\.([\w.]+)")
@@ -133,7 +162,10 @@ _WRONG_SHAPE = re.compile(r"tensor '([^']+)' has wrong shape; expected ([\d, ]+)
 
 @dataclass(frozen=True)
 class ArchModel:
-    """A file: metadata without the architecture's prefix, and shapes, the length of a row first."""
+    """A file: metadata without the architecture's prefix, and shapes, the length of a row first.
+
+    A key that begins with a dot has no such prefix.
+    """
 
     architecture: str
     metadata: Mapping[str, Value]
@@ -168,7 +200,7 @@ class ArchModel:
         """Write the file, always the same bytes."""
         writer = gguf.GGUFWriter(path, self.architecture)
         for key, value in self.metadata.items():
-            _add(writer, f"{self.architecture}.{key}", value)
+            _add(writer, key[1:] if key.startswith(".") else f"{self.architecture}.{key}", value)
         add_vocabulary(writer)
         for name, shape in self.tensors.items():
             writer.add_tensor(name, weights(name, shape))
@@ -190,7 +222,7 @@ def learn(architecture: str, folder: Path, load: Load, more: Mapping[str, Value]
 
     Raises ValueError, with the loader's words, when there is nothing to add.
     """
-    model = ArchModel(architecture, {**_first(architecture), **(more or {})}, {})
+    model = ArchModel(architecture, {**_first(architecture), **(more or {})}, _offered(architecture))
     path = folder / f"{architecture}.gguf"
     for _ in range(STEPS):
         complaint = load(model.write(path))
@@ -210,6 +242,11 @@ def _first(architecture: str) -> dict[str, Value]:
     return {"block_count": LAYERS, **METADATA, **experts, **PARTICULAR.get(architecture, {})}
 
 
+def _offered(architecture: str) -> dict[str, tuple[int, ...]]:
+    rows = OFFERED.get(architecture, ())
+    return {name.format(i=i): shape for name, layers, shape in rows for i in layers}
+
+
 def _answer(model: ArchModel, complaint: str) -> ArchModel:
     """Give the loader what it asks for; the same model when there is nothing to give."""
     metadata, tensors = dict(model.metadata), dict(model.tensors)
@@ -218,6 +255,8 @@ def _answer(model: ArchModel, complaint: str) -> ArchModel:
     elif found := _MISSING_TENSOR.search(complaint):
         name = found[1] or found[2]
         tensors[name] = _guess(name, tensors)
+        if model.layers > MANY:  # all layers of these are alike
+            tensors.update(_like_the_layer_before(_layer(name), tensors))
     elif found := _WRONG_LENGTH.search(complaint):
         value = metadata[found[1]]
         metadata[found[1]] = _repeated(value, int(found[2]))
@@ -239,6 +278,11 @@ def _guess(name: str, tensors: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]
         if re.sub(r"^(\w*\.?blk)\.\d+", r"\1.", other) == end:
             return shape
     return (1,)
+
+
+def _like_the_layer_before(layer: int, tensors: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    before = {name: shape for name, shape in tensors.items() if _layer(name) == layer - 1 >= 0}
+    return {name.replace(f"blk.{layer - 1}.", f"blk.{layer}."): shape for name, shape in before.items()}
 
 
 def _layer(name: str) -> int:

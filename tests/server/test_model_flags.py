@@ -1,0 +1,131 @@
+"""`--n-layer-exit`, `--n-layer-exit-draft` and `--moe-n-expert` of upstream's programs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import arch_models
+import pytest
+import requests
+from llama_server import serving
+from real_builds import make_build
+
+import pyllama
+
+pytestmark = [pytest.mark.matrix, pytest.mark.server]
+
+Complete = Callable[..., bytes]
+PROMPT = "Once upon a time there was"
+
+
+def load(path: Path) -> str:
+    """Say what is wrong with a file."""
+    try:
+        pyllama.Model(path).close()
+    except pyllama.Error as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def program(pin: str | None) -> Path:
+    """Upstream's program that completes a prompt."""
+    name = "llama-cli" if pin == "2025-08" else "llama-completion"
+    return make_build(pin, "all", name).folder / "bin" / name
+
+
+@pytest.fixture
+def complete(program: Path) -> Complete:
+    """`complete(model, *flags)` is what it writes; with `check=False`, what it says where it fails."""
+
+    def run(model: Path, *flags: str, check: bool = True, **env: str) -> bytes:
+        words = [program, "-m", model, "-p", PROMPT, "-n", "24", "-c", "128", "-t", "1", "--temp", "0"]
+        done = subprocess.run(
+            [*words, "-no-cnv", "--ignore-eos", "--no-warmup", *flags],
+            env={**os.environ, "GGML_NO_BACKTRACE": "1", **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        assert (done.returncode == 0) == check, done.stderr[-2000:]
+        return done.stdout if check else done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> arch_models.ArchModel:
+    return arch_models.learn("llama", tmp_path_factory.mktemp("learn"), load)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> arch_models.ArchModel:
+    return arch_models.learn("qwen3moe", tmp_path_factory.mktemp("learn"), load)
+
+
+def test_layers(complete: Complete, dense: arch_models.ArchModel, tmp_path: Path) -> None:
+    whole, cut = dense.write(tmp_path / "whole.gguf"), dense.cut(2).write(tmp_path / "cut.gguf")
+    all_of_them, two = complete(whole), complete(cut)
+    assert all_of_them != two
+    assert complete(whole, "--n-layer-exit", "2") == two
+    assert complete(whole, LLAMA_ARG_N_LAYER_EXIT="2") == two
+    assert complete(whole, "--n-layer-exit", "0") == all_of_them
+    for n in ("5", "-1"):
+        said = complete(whole, "--n-layer-exit", n, check=False)
+        assert f"the model has 4 layers, it cannot stop after {n}".encode() in said
+
+
+def test_experts(complete: Complete, mixture: arch_models.ArchModel, tmp_path: Path) -> None:
+    whole, less = mixture.write(tmp_path / "whole.gguf"), mixture.taking(1).write(tmp_path / "less.gguf")
+    all_of_them, one = complete(whole), complete(less)
+    assert all_of_them != one
+    assert complete(whole, "--moe-n-expert", "1") == one
+    assert complete(whole, "--moe-n-expert", "0") == all_of_them
+    for n in ("5", "-1"):
+        assert b"1 to 4" in complete(whole, "--moe-n-expert", n, check=False)
+
+
+def test_both(complete: Complete, mixture: arch_models.ArchModel, tmp_path: Path) -> None:
+    whole = mixture.write(tmp_path / "whole.gguf")
+    less = mixture.cut(3).taking(2).write(tmp_path / "less.gguf")
+    assert complete(whole, "--n-layer-exit", "3", "--moe-n-expert", "2") == complete(less)
+
+
+def test_a_model_drafts_for_itself(llama_server: Path, dense: arch_models.ArchModel, tmp_path: Path) -> None:
+    """The same text as without a draft; a draft with all layers is always right, one with fewer at times."""
+    model = dense.write(tmp_path / "m.gguf")
+    words = ["-m", model, "-c", "512", "-t", "1", "-np", "1", "-ctk", "f32", "-ctv", "f32"]
+    drafting = ["-md", model, "-ctkd", "f32", "-ctvd", "f32", "--spec-draft-p-min", "0"]
+    given: dict[str, tuple[str, float]] = {}
+    for name, flags in {
+        "none": [],
+        "all": [*drafting],
+        "two": [*drafting, "--n-layer-exit-draft", "2"],
+    }.items():
+        with serving(llama_server, tmp_path / f"{name}.log", *words, *flags) as server:
+            wanted = {"prompt": PROMPT, "n_predict": 48, "temperature": 0, "ignore_eos": True}
+            answer = requests.post(f"{server.url}/completion", json=wanted, timeout=300).json()
+        timings = answer["timings"]
+        given[name] = answer["content"], timings.get("draft_n_accepted", 0) / timings.get("draft_n", 1)
+    assert len({text for text, _ in given.values()}) == 1
+    assert given["none"][1] == 0
+    assert given["all"][1] > given["two"][1]
+    assert given["all"][1] > 0.9
+
+
+def test_a_draft_that_cannot_stop_there(
+    llama_server: Path, dense: arch_models.ArchModel, tmp_path: Path
+) -> None:
+    model = dense.write(tmp_path / "m.gguf")
+    done = subprocess.run(
+        [llama_server, "-m", model, "-md", model, "-c", "512", "--n-layer-exit-draft", "9", "--port", "0"],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert b"the model has 4 layers, it cannot stop after 9" in done.stdout + done.stderr
