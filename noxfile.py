@@ -110,6 +110,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/device_state.py")  # --device Vulkan0, where its tools are
     session.run("python", "benchmarks/parallel_repack.py")
     session.run("python", "benchmarks/kv_cache.py")
+    session.run("python", "benchmarks/shallow.py")
 
 
 @nox.session
