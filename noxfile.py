@@ -105,6 +105,7 @@ def bench(session: nox.Session) -> None:
     install(session, "bench")
     session.run("python", "benchmarks/build.py")
     session.run("python", "benchmarks/calls.py")
+    session.run("python", "benchmarks/generation.py")
     session.run("python", "benchmarks/patches.py")
     session.run("python", "benchmarks/backends.py", "--backend", "rpc")  # vulkan, where its tools are
     session.run("python", "benchmarks/device_state.py")  # --device Vulkan0, where its tools are
