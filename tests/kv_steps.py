@@ -201,6 +201,9 @@ class Steps:
             seq = self.seq()
             self.both(lambda twin: lib.llama_memory_seq_keep(twin.memory, seq))
             self.cells.keep(seq)
+            for other in range(SEQUENCES) if self.kind.hybrid else ():
+                if other != seq:  # with streams its attention half is left
+                    self.remove(other, -1, -1)
             self.done["kept"] += 1
 
     def shift(self) -> None:

@@ -53,18 +53,11 @@ class Walk(Steps):
         assert blobs[0] == blobs[1], f"the states of sequence {seq} differ"
         self.saved = [*self.saved[-KEPT + 1 :], (list(blobs), self.positions(seq))]
 
-    def tokens(self, seq: int) -> int:
-        return self.alike(lambda twin: int(lib.llama_kv_get_seq_stats(twin.ptr, seq).tokens))
-
     def restored(self, ok: bool, seq: int, positions: list[int], what: str) -> None:
         if ok:
             self.cells.replace(seq, positions)
-        elif self.end(seq) < 0:
-            self.cells.remove(seq)
-        elif self.kind.n_swa and self.tokens(seq) == len(positions):
-            self.cells.replace(
-                seq, positions
-            )  # upstream: one half of the cache took it, the other had no room
+        elif self.kind.n_swa or self.end(seq) < 0:
+            self.remove(seq, -1, -1)  # upstream: one half of the cache may have taken it
         self.done[what if ok else f"{what} refused"] += 1
 
     def load(self) -> None:
