@@ -16,6 +16,7 @@ from kv_cells import Cells
 from kv_steps import Steps
 from kv_twins import SEQUENCES, Shape, Twin, memory_of, paged_mappings
 
+import pyllama
 from pyllama import ffi, lib
 
 KEPT = 12  # saved states at once
@@ -30,6 +31,8 @@ class Walk(Steps):
         self.saved: list[tuple[list[bytes], list[int]]] = []  # per twin; positions
         self.points: list[tuple[list[int], list[int]]] = []  # checkpoints of each twin; positions
         self.whole: tuple[list[bytes], Cells] | None = None
+        # upstream's older pins clear the whole cache before each stream of a whole state
+        self.restores_streams = shape.unified or pyllama.build_info().pin not in ("2025-08", "2026-05")
 
     def flush(self) -> None:
         """A state is no good before the bytes of a copied sequence are there: upstream's too."""
@@ -106,7 +109,7 @@ class Walk(Steps):
 
     def load_all(self) -> None:
         self.flush()
-        if self.whole is None or self.pick(3):
+        if self.whole is None or self.pick(3) or not self.restores_streams:
             return
         blobs, cells = self.whole
         rest = iter(blobs)
