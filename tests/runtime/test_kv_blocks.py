@@ -11,7 +11,7 @@ import pytest
 from sequences import Sequences
 
 import pyllama
-from pyllama import lib
+from pyllama import ffi, lib
 from pyllama.errors import ClosedError, DecodeError, UsageError
 
 pytestmark = pytest.mark.matrix
@@ -171,6 +171,35 @@ def test_a_shift_leaves_no_page_behind(tiny_model: TinyModel) -> None:
         context.sequence().feed(text(1))
         assert context.kv.stats().bytes_committed < 320 * CELL
         assert anonymous() - start < 32768 * CELL / 20
+
+
+def test_an_aborted_decode(tiny_model: TinyModel) -> None:
+    """What upstream leaves of the batch is what the table says, and the rest is given back."""
+    calls = []
+
+    @ffi.callback("bool(void *)")  # type: ignore[untyped-decorator]
+    def stop(_: object) -> bool:
+        calls.append(1)
+        return len(calls) > 60
+
+    with (
+        pyllama.Model(tiny_model("attention"), devices=[]) as model,
+        model.context(
+            n_ctx=2048, n_batch=512, n_ubatch=64, kv_demand_paged=True, threads=1, **flash(True)
+        ) as context,
+    ):
+        context.sequence().feed(text(100))
+        lib.llama_set_abort_callback(context.ptr, stop, ffi.NULL)
+        with pytest.raises(DecodeError, match="stopped"):
+            context.sequence().feed(text(512))
+        lib.llama_set_abort_callback(context.ptr, ffi.NULL, ffi.NULL)
+        assert lib.llama_kv_check(context.ptr)
+        stats = context.kv.stats()
+        assert stats.cells_used == context.sequence().length < 612
+        assert stats.bytes_committed <= (stats.blocks_used + 1) * 32 * CELL
+        context.sequence().remove(100)
+        context.sequence().feed(text(20))
+        assert context.kv.stats().cells_used == 120 and lib.llama_kv_check(context.ptr)
 
 
 def test_a_full_cache_names_the_numbers(tiny_model: TinyModel) -> None:
