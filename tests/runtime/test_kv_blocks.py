@@ -62,17 +62,18 @@ def test_memory_follows_what_is_in_use(tiny_model: TinyModel) -> None:
             n_ctx=n_ctx, n_batch=512, kv_demand_paged=True, threads=1, **flash(True)
         ) as context:
             sequence = context.sequence()
-            sequence.feed(text(8 * 512))  # what the graphs take, once
+            sequence.feed(text(16 * 512))  # what the graphs take, once
             sequence.remove(512)
             start = anonymous()
-            sequence.feed(text(7 * 512))
+            sequence.feed(text(15 * 512))
             stats = context.kv.stats()
-            assert stats.cells_used == 8 * 512 and stats.bytes_used == 8 * 512 * CELL
+            assert stats.cells_used == 16 * 512 and stats.bytes_used == 16 * 512 * CELL
             assert stats.bytes_committed == stats.bytes_used  # blocks of whole pages here
-            assert abs(anonymous() - start - 7 * 512 * CELL) < 0.1 * 7 * 512 * CELL
+            # a huge page of Python's own heap may come or go
+            assert abs(anonymous() - start - 15 * 512 * CELL) < 0.25 * 15 * 512 * CELL
             sequence.remove(512)
             assert context.kv.stats().bytes_committed == 512 * CELL
-            assert abs(anonymous() - start) < 0.1 * 7 * 512 * CELL
+            assert abs(anonymous() - start) < 0.25 * 15 * 512 * CELL
             context.clear()
             assert context.kv.stats().bytes_committed == 0
             assert lib.llama_kv_check(context.ptr)
