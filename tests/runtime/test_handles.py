@@ -155,6 +155,17 @@ EXITS = {
         "sys.keep = pyllama.Model(MODEL).context(n_ctx=32)"
     ),
     "only imported": "pyllama.lib.llama_max_devices()",
+    "an array of logits": (
+        "m = pyllama.Model(MODEL); c = m.context(n_ctx=32); c.decode([1]); a = c.logits().numpy()"
+    ),
+    "an array of logits of a closed context": (
+        "m = pyllama.Model(MODEL); c = m.context(n_ctx=32); c.decode([1]); sys.keep = c.logits().numpy()\n"
+        "m.close()"
+    ),
+    "batch, sampler and embedder": (
+        "m = pyllama.Model(MODEL); b = pyllama.Batch(8); e = pyllama.Embedder(m); e.embed('x')\n"
+        "s = pyllama.Sampler(pyllama.SamplerParams(grammar='root ::= [a-z]+', dry_multiplier=1), m)"
+    ),
     "bad options": "m = pyllama.Model(MODEL)\ntry:\n    m.context(n_ctx=-1)\nexcept pyllama.Error:\n    pass",
 }
 
