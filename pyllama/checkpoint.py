@@ -17,7 +17,7 @@ PLACES = {
     "host": "LLAMA_CHECKPOINT_HOST",
     "auto": "LLAMA_CHECKPOINT_DEVICE_OR_HOST",
 }
-_PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY; the oldest pin calls it SWA_ONLY
+PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGSPARTIAL_ONLY; the oldest pin calls it SWA_ONLY
 
 
 class Checkpoint(Handle):
@@ -37,7 +37,7 @@ class Checkpoint(Handle):
             raise ContextError("this build has no checkpoints: build it with the feature `checkpoints`")
         self.context = context
         self.partial = partial
-        flags = _PARTIAL if partial else 0
+        flags = PARTIAL if partial else 0
         with context.lock, log.collected() as lines:
             context.free_released()
             found = raw.llama_memory_checkpoint_replace(

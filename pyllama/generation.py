@@ -10,7 +10,7 @@ from . import prefix
 from .batch import Batch
 from .context import Context
 from .errors import ContextError, UsageError
-from .logprobs import Scorer, TokenLogprob
+from .logprobs import Scorer, TokenLogprob, check_top
 from .model import Model
 from .response import Generation, Piece
 from .sampler import Sampler
@@ -28,7 +28,7 @@ class _Request:
     text: str
     tokens: list[int]
     max_tokens: int
-    params: SamplerParams
+    sampler: Sampler
     stop: tuple[str, ...]
     logprobs: int | None
     echo: bool
@@ -71,8 +71,7 @@ def stream(
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     StopStrings(stops)  # wrong values are told at once, not at the first piece
     if logprobs is not None:
-        Scorer(model, logprobs).close()
-    Sampler(chosen, model).close()
+        check_top(model, logprobs)
     if isinstance(prompt, str):
         text, tokens = prompt, model.tokenize(prompt, parse_special=parse_special)
     else:
@@ -80,7 +79,8 @@ def stream(
         text = model.detokenize(tokens, special=parse_special) if echo else ""
     if not tokens:
         raise ContextError("the prompt has no tokens: write something, or give the model's BOS token")
-    return _run(source, _Request(text, tokens, max_tokens, chosen, stops, logprobs, echo, reuse))
+    sampler = Sampler(chosen, model)
+    return _run(source, _Request(text, tokens, max_tokens, sampler, stops, logprobs, echo, reuse))
 
 
 def generate(
@@ -214,7 +214,7 @@ def _tokens(
     is_eog = model.vocab.is_eog
     scorer = Scorer(model, request.logprobs) if request.logprobs is not None else None
     try:
-        with Sampler(request.params, model) as sampler:
+        with request.sampler as sampler:
             with context.lock:
                 _read(context, request, scorer, progress)
             sampler.accept_prompt(tokens)

@@ -35,12 +35,18 @@ class TokenLogprob:
         return self.bytes.decode("utf-8", "replace")
 
 
+def check_top(model: Model, top: int) -> None:
+    """Raise UsageError for a number of likeliest tokens that cannot be had."""
+    most = min(MOST, len(model.vocab))
+    if not 0 <= top <= most:
+        raise UsageError(f"logprobs={top} has to be between 0 and {most}")
+
+
 class Scorer:
     """Computes log-probabilities with llama.cpp's samplers; close it with `close`."""
 
     def __init__(self, model: Model, top: int) -> None:
-        if not 0 <= top <= min(MOST, len(model.vocab)):
-            raise UsageError(f"logprobs={top} has to be between 0 and {min(MOST, len(model.vocab))}")
+        check_top(model, top)
         library = load()
         self._raw = raw = library.raw
         self._vocab = model.vocab

@@ -6,10 +6,10 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .checkpoint import PARTIAL
 from .errors import ContextError
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
     from .context import Context
 
 
@@ -20,8 +20,13 @@ class Kept:
     tokens: list[int] = field(default_factory=list)
     stamp: tuple[int, ...] = ()
     """`Context.stamp` when the generation ended."""
-    checkpoint: Checkpoint | None = None
-    """The state before the last token of the prompt, where tokens cannot be taken back."""
+    checkpoint: int = 0
+    """llama.cpp's id of the state before the prompt's last token, where tokens cannot be taken back; or 0.
+
+    Not a `Checkpoint`: that would keep its context alive.
+    """
+    length: int = 0
+    """Tokens in that state."""
 
 
 def common_length(one: Tokens[int], other: Tokens[int]) -> int:
@@ -52,8 +57,8 @@ def prepare(context: Context, tokens: Tokens[int], *, reuse: bool) -> int:
 
 def forget(context: Context) -> None:
     """Drop what is kept of the last text."""
-    if context.kept.checkpoint is not None:
-        context.kept.checkpoint.release()
+    if context.kept.checkpoint:
+        context.library.raw.llama_memory_checkpoint_delete(context.ptr, context.kept.checkpoint)
     context.kept = Kept()
 
 
@@ -61,26 +66,31 @@ def _rewind(context: Context, kept: Kept, shared: int) -> int:
     """Take sequence 0 back to its first `shared` tokens, or fewer; return how many, 0 when it cannot be."""
     if shared in (0, len(kept.tokens)):
         return shared
-    try:
-        if context.rewinds:
+    if context.rewinds:
+        try:
             context.sequence(0).remove(shared)
-            return shared
-        saved = kept.checkpoint
-        if saved is None or saved.closed or saved.length > shared:
+        except ContextError:
             return 0
-        context.sequence(0).restore(saved)
-        return saved.length
-    except ContextError:
+        return shared
+    if not kept.checkpoint or kept.length > shared:
         return 0
+    done = context.library.raw.llama_memory_checkpoint_restore(context.ptr, kept.checkpoint, 0)
+    return kept.length if done else 0
 
 
 def save(context: Context) -> None:
-    """Keep the state of sequence 0 where tokens cannot be taken back; the caller holds the lock."""
-    if context.rewinds:
+    """Keep the state of sequence 0 where tokens cannot be taken back; the caller holds the lock.
+
+    Where there is no room, or a build has no checkpoints, the next prompt is read whole.
+    """
+    raw, kept = context.library.raw, context.kept
+    if context.rewinds or not hasattr(raw, "llama_memory_checkpoint_replace"):
         return
-    old = context.kept.checkpoint
-    try:
-        replace = None if old is None or old.closed else old
-        context.kept.checkpoint = context.sequence(0).checkpoint("auto", partial=True, replace=replace)
-    except ContextError:  # no room, or a build without checkpoints: the next prompt is read whole
-        context.kept.checkpoint = None
+    place = raw.LLAMA_CHECKPOINT_DEVICE_OR_HOST
+    found = int(raw.llama_memory_checkpoint_replace(context.ptr, kept.checkpoint, 0, PARTIAL, place))
+    if not found:
+        if kept.checkpoint:
+            raw.llama_memory_checkpoint_delete(context.ptr, kept.checkpoint)
+        kept.checkpoint = kept.length = 0
+        return
+    kept.checkpoint, kept.length = found, context.sequence(0).length

@@ -75,6 +75,23 @@ def test_dropped_without_closing(loopback: Loopback, tiny_model: Callable[[str],
         assert loopback.stats().live_bytes == before
 
 
+@pytest.mark.parametrize("kind", ["attention", "mamba2", "hybrid"])
+def test_nothing_waits_for_the_collector(tiny_model: Callable[[str], Path], kind: str) -> None:
+    """A context that is dropped is freed at once, also when it keeps something for the next generation."""
+    gc.disable()
+    try:
+        with pyllama.Model(tiny_model(kind)) as model:
+            context = model.context(n_ctx=256)
+            for _ in range(2):
+                pyllama.generate(context, "abc", max_tokens=3)
+            context.logits().numpy()
+            owned = context._owned
+            del context
+            assert owned.ptr is None and owned.late is None and not model._owned.children
+    finally:
+        gc.enable()
+
+
 def test_breaking_off_computes_nothing_more(tiny_model: Callable[[str], Path]) -> None:
     """Cannot be stopped (#599, #175)."""
     with pyllama.Model(tiny_model("attention")) as model, model.context(n_ctx=512) as context:
