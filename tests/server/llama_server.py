@@ -35,20 +35,21 @@ class LlamaServer:
     def complete(self, prompt: list[int], n: int) -> Tokens:
         """Return the `n` tokens that follow the prompt, greedily and with nothing of other requests."""
         # 2026-05 counts a draft as a whole, and leaves out what of it lies before the limit.
-        tokens = tuple(self._ask(prompt, n + 8)["tokens"])
+        tokens = tuple(self.ask(prompt, n + 8)["tokens"])
         assert n <= len(tokens) <= n + 8
         return tokens[:n]
 
     def certain(self, prompt: list[int], n: int) -> Tokens:
         """Return of these tokens those before the first that another one almost ties with."""
-        answer = self._ask(prompt, n, n_probs=len(BANNED) + 2)
+        answer = self.ask(prompt, n, n_probs=len(BANNED) + 2)
         for i, place in enumerate(answer["completion_probabilities"]):
             best = [one["logprob"] for one in place["top_logprobs"] if one["id"] not in BANNED]
             if best[0] - best[1] < TIE:
                 return tuple(answer["tokens"][:i])
         return tuple(answer["tokens"])
 
-    def _ask(self, prompt: list[int], n: int, **more: int) -> dict[str, Any]:
+    def ask(self, prompt: list[int], n: int, **more: int) -> dict[str, Any]:
+        """Return the server's answer to a request for `n` tokens, greedily."""
         greedy = {"n_predict": n, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
         bias = [[token, False] for token in BANNED]
         wanted = {"prompt": prompt, "return_tokens": True, "logit_bias": bias, **greedy, **more}
