@@ -107,6 +107,7 @@ _DELTA: Mapping[str, Value] = {
     "ssm.time_step_rank": 4,
     "ssm.group_count": 2,
 }
+_EIGHT: Mapping[str, Value] = {"block_count": 8}
 _SHIFT: Mapping[str, Value] = {"token_shift_count": 1}
 _MIXED: Mapping[str, Value] = {"attention.head_count_kv": [0, HEADS] * (LAYERS // 2)}
 _BLOCKS: Mapping[str, Value] = {**_MIXED, "feed_forward_length": [0, 0, FEED, 0]}
@@ -135,7 +136,8 @@ PARTICULAR: Mapping[str, Mapping[str, Value]] = {
         "attention.value_length_swa": SIZE,
         "rope.freq_base_swa": 10000.0,
     },
-    "gemma3": {"attention.sliding_window_pattern": 6},
+    # every sixth layer, or fourth, sees all tokens
+    **dict.fromkeys(("gemma3", "gemma-embedding", "cohere2"), _EIGHT),
 }
 
 # Tensors that the loader does without and the graph does not: {i} is each of these layers.

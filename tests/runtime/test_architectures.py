@@ -33,14 +33,8 @@ REFUSED = {
     "t5": "an encoder and a decoder",
     "wavtokenizer-dec": "does not go through them",
 }
-# Cut to so few layers that one kind of them is missing, llama.cpp ends the process: attention only within a
-# window, only recurrent layers. A context that stops there works, and there is nothing to compare it with.
-NO_CUT_MODEL = {
-    *("gemma-embedding", "granitehybrid", "jamba", "kimi-linear", "lfm2", "lfm2moe", "llama4", "modern-bert"),
-    *("nemotron_h", "nemotron_h_moe", "plamo2", "qwen35", "qwen35moe", "qwen3next"),
-}
-# What `arch_models` does not write a model of that llama.cpp can run.
-UNWRITTEN = {"chameleon", "glm-dsa", "plm"}
+# What `arch_models` does not write a model of that llama.cpp can run; baichuan at 2025-08 only.
+UNWRITTEN = {"baichuan", "chameleon", "glm-dsa", "plm"}
 
 
 @dataclass(frozen=True)
@@ -84,19 +78,18 @@ def test_fewer_layers_and_fewer_experts(patched_build: TestBuild, tmp_path: Path
     unknown = found.rows[0].get("unknown", "") if found.rows else f"{found.last}: {found.words}"
     if "model architecture" in unknown:
         pytest.skip(f"{patched_build.pin} has no {name}")
-    if name in UNWRITTEN:
-        assert unknown
+    if name in UNWRITTEN and (unknown or found.last.startswith("all ")):
         pytest.skip(f"no model of {name} could be written")
     assert not unknown
+    assert found.code == 0, f"{found.last}: {found.words}"
     whole, layers, experts = found.rows[0], found.of("layers"), found.of("experts")
     assert whole["finite"] and (whole["spread"] > 0.1 or name in REFUSED)
-    if found.code != 0:
-        assert name in NO_CUT_MODEL and found.last == "the other model", f"{found.last}: {found.words}"
+    assert len(layers) == whole["of"] - 1 and len(experts) in (0, USED - 1)
     if name in REFUSED:
-        assert len(layers) == whole["of"] - 1
         assert all(REFUSED[name] in row["refused"] for row in layers.values()), layers
     else:
-        assert all(row.get("same") for row in layers.values()), layers
-        assert len(layers) == whole["of"] - 1 or (found.code != 0 and layers) or name in NO_CUT_MODEL
+        # Where only recurrent layers are left, or only such as see a window, upstream cannot run the model
+        # that is cut: a context that stops there has nothing to be compared with.
+        assert all(row.get("same") or row.get("alone") for row in layers.values()), layers
+        assert any(row.get("same") for row in layers.values()), layers
     assert all(row.get("same") for row in experts.values()), experts
-    assert len(experts) in (0, USED - 1)
