@@ -148,3 +148,14 @@ def test_a_model_without_experts(tiny_model: TinyModel) -> None:
         with pytest.raises(ContextError, match="no experts"):
             model.context(n_ctx=64, n_experts=1)
         context.decode([20])
+
+
+def test_a_graph_is_kept_until_the_number_changes(tiny_model: TinyModel) -> None:
+    with Sequences(tiny_model("moe"), n_ctx=64, no_perf=False) as s:
+        kept = []
+        for n in (4, 4, 4, 2, 2, 4, 0):
+            before = lib.llama_perf_context(s.context.ptr).n_reused
+            s.context.set_experts(n)
+            alone(s, 20)
+            kept.append(lib.llama_perf_context(s.context.ptr).n_reused - before)
+        assert kept == [0, 1, 1, 0, 1, 0, 0]
