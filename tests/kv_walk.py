@@ -167,7 +167,7 @@ class Walk(Steps):
         if self.exact:
             per_cell = here.bytes_reserved // here.cells_total
             assert here.cells_used == self.cells.used() and here.bytes_used == per_cell * here.cells_used
-            assert here.cells_total == self.shape.size * (1 if self.shape.unified else SEQUENCES)
+            assert here.cells_total == self.size * (1 if self.shape.unified else SEQUENCES)
             for one in each:
                 assert one.bytes_own == (one.blocks - one.blocks_shared) * self.shape.block * per_cell
                 assert one.bytes_shared == one.blocks_shared * self.shape.block * per_cell
