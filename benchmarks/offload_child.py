@@ -52,7 +52,7 @@ def main() -> None:
     logger.setLevel(logging.DEBUG)
     with (
         pyllama.Model(path, gpu_layers=layers, devices=[device]) as model,
-        model.context(n_ctx=512) as context,
+        model.context(n_ctx=512, n_batch=len(PROMPT)) as context,  # weights stay where they are for so few
     ):
         said = "\n".join(keep.lines)
         logger.setLevel(logging.WARNING)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 from table import OUT, Row, report
 
 from pyllama.builder.fetch.models import default_model
@@ -47,8 +48,8 @@ def measure(folder: Path, model: Path, device: str, layers: int, tokens: int, pl
 
 
 def at_memory(points: list[Point], mib: float) -> float:
-    """The best speed of those that need no more memory than this."""
-    return max(point["speed"] for point in points if point["mib"] <= mib)
+    """The speed with so much device memory, between the two points around it."""
+    return float(numpy.interp(mib, [point["mib"] for point in points], [point["speed"] for point in points]))
 
 
 def plot(lines: dict[str, list[Point]], title: str, file: Path) -> None:
