@@ -265,6 +265,8 @@ def test_wrong_use(tiny_model: TinyModel) -> None:
                 model.context(n_ctx=256, kv_block_size=size)
         with pytest.raises(UsageError, match="kv_tokens=-1"):
             model.context(n_ctx=256, kv_tokens=-1)
+        with model.context(n_ctx=256, kv_tokens=2**32 - 1) as most:
+            assert most.kv.stats().cells_total == 256
         with model.context(n_ctx=256, kv_block_size=64) as context, model.context(n_ctx=256) as other:
             assert context.kv.stats().block_size == 64
             for call in (lambda: context.kv.room(1), lambda: context.kv.fits(-1, 1)):

@@ -60,7 +60,7 @@ public:
     void clear();
     void copy(int32_t src, int32_t dst);                        // dst holds the same blocks, in place of its own
 
-    // Copy on write: the block at the index if no other sequence holds it, else a new one that was put in its place and
+    // Copy on write: the block at the index if there is no other reference to it, else a new one that was put in its place and
     // whose content the caller has to copy. Nothing when the pool is full or there is no such entry.
     std::optional<uint32_t> writable(int32_t seq, uint32_t index);
 

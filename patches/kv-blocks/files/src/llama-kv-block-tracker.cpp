@@ -299,7 +299,8 @@ llama_kv_block_group::llama_kv_block_group(const llama_cparams & cparams) :
 
 uint32_t llama_kv_block_group::cells_per_stream(uint32_t n_ctx) const {
     // where memory is taken as it is used every sequence may grow to the limit; else they share it out
-    return std::min(n_ctx, (uint32_t) GGML_PAD(llama_blocks_for(max_tokens, demand_paged ? 1 : n_streams), 256));
+    const uint64_t wanted = llama_blocks_for(max_tokens, demand_paged ? 1 : n_streams);
+    return (uint32_t) std::min<uint64_t>(n_ctx, GGML_PAD(wanted, 256));
 }
 
 ggml_backend_buffer_type_t llama_kv_block_group::buffer_type(ggml_backend_buffer_type_t buft) {
