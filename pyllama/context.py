@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
-from . import adapters, context_options, outputs, rpc
+from . import adapters, context_options, decode_errors, outputs, rpc
 from .batch import Batch
-from .errors import ContextError, DecodeError, UsageError
-from .kv import Kv, fullness
+from .errors import ContextError, UsageError
+from .kv import Kv
 from .markup import table
 from .memory import BufferMemory, memory_html, memory_of
 from .native import log
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from .sequence import Sequence
 
 _MAX = 2**31 - 1
-_WORDS = {
-    1: "the context is full: use a larger n_ctx, or clear it",
-    2: "the decoding was stopped",
-    -1: "the batch is not valid",
-}
 
 
 class Context(Handle):
@@ -227,7 +222,7 @@ class Context(Handle):
                 self.free_released()
                 self._compute(tokens.prepared(self), len(tokens))
                 if self.model.rpc_endpoints:
-                    self._check_servers(len(tokens))
+                    decode_errors.check_servers(self, len(tokens))
             return
         if not tokens:
             raise ContextError("there are no tokens to decode: give at least one")
@@ -253,7 +248,7 @@ class Context(Handle):
                     batch.n_seq_id, batch.seq_id = self._named(seq_id)
                 self._compute(batch, len(part))
             if self.model.rpc_endpoints:
-                self._check_servers(len(tokens))
+                decode_errors.check_servers(self, len(tokens))
 
     def check_position(self, position: int) -> None:
         """Raise ContextError for a position that the model has no row for in its table."""
@@ -276,7 +271,7 @@ class Context(Handle):
         code = raw.llama_decode(self.ptr, batch)
         log.raise_pending()
         if code != 0:
-            raise self._decode_error(code, n, mark)
+            raise decode_errors.make(self, code, n, mark)
 
     def logits(self, index: int = -1) -> Output:
         """Return the logits of an output of the last decode, one for each token of the vocabulary.
@@ -374,26 +369,6 @@ class Context(Handle):
         with self.lock:
             self._clears += 1
             raw.llama_memory_clear(raw.llama_get_memory(self.ptr), True)
-
-    def _check_servers(self, n: int) -> None:
-        """Raise DecodeError when a server was lost: what was read from it is zeros, and no code says so."""
-        self._library.raw.llama_synchronize(self.ptr)
-        lost = rpc.failure(self.model.rpc_endpoints)
-        if lost:
-            raise DecodeError(f"{n} tokens could not be decoded: {lost}", -1)
-
-    def _decode_error(self, code: int, n: int, mark: int) -> DecodeError:
-        lost = rpc.failure(self.model.rpc_endpoints)
-        if lost:
-            return DecodeError(f"{n} tokens could not be decoded (code {code}): {lost}", code)
-        ffi = self._library.ffi
-        buffer = ffi.new("char[]", 4096)
-        size = self._library.raw.pyllama_log_since(mark, buffer, 4096)
-        last = ffi.unpack(buffer, size).decode("utf-8", "replace").replace("\n", "; ")
-        words = _WORDS.get(code, "the backend failed")
-        if code == 1:
-            words += fullness(self)
-        return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)
 
     def _repr_html_(self) -> str:
         if self.closed:
