@@ -231,7 +231,7 @@ def learn(architecture: str, folder: Path, load: Load, more: Mapping[str, Value]
         if not complaint:
             return model
         better = _answer(model, complaint)
-        if better == model:
+        if repr(better) == repr(model):  # True is another value than 1 here
             raise ValueError(complaint)
         model = better
     raise ValueError(f"{STEPS} complaints, the last one: {complaint}")
@@ -269,7 +269,8 @@ def _answer(model: ArchModel, complaint: str) -> ArchModel:
     elif found and found[1] in _EXPERTS:
         metadata.update(_EXPERTS)
     elif found and found[1] not in metadata:
-        metadata[found[1]] = 1.0 if "scale" in found[1] or "eps" in found[1] else 1
+        numbers = 1.0 if "scale" in found[1] or "eps" in found[1] else 1
+        metadata[found[1]] = False if found[1] == "attention.causal" else numbers
     return replace(model, metadata=metadata, tensors=tensors)
 
 

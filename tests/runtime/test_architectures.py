@@ -33,8 +33,8 @@ REFUSED = {
     "t5": "an encoder and a decoder",
     "wavtokenizer-dec": "does not go through them",
 }
-# What `arch_models` does not write a model of that llama.cpp can run; baichuan at 2025-08 only.
-UNWRITTEN = {"baichuan", "chameleon", "glm-dsa", "plm"}
+# What `arch_models` does not write a model of that llama.cpp can run, at one pin at least.
+UNWRITTEN = {"baichuan", "chameleon", "glm-dsa", "plm", "wavtokenizer-dec"}
 
 
 @dataclass(frozen=True)
