@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
+from completion import program_of, run
 from llama_server import serving
-from real_builds import make_build
 
 pytestmark = [pytest.mark.matrix, pytest.mark.server]
-
-PROMPT = "Once upon a time there was"
-
-
-def complete(pin: str | None, model: Path, *flags: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """Run upstream's program that completes a prompt."""
-    name = "llama-cli" if pin == "2025-08" else "llama-completion"
-    program = make_build(pin, "all", name).folder / "bin" / name
-    words = [program, "-m", model, "-p", PROMPT, "-n", "24", "-c", "512", "-t", "1", "--temp", "0"]
-    return subprocess.run(
-        [*words, "-no-cnv", "--ignore-eos", "--no-warmup", *flags],
-        env={**os.environ, "GGML_NO_BACKTRACE": "1", **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_completion(pin: str | None, tiny_model: Callable[[str], Path]) -> None:
     model = tiny_model("attention")
-    plain = complete(pin, model)
+    program = program_of(pin)
+    plain = run(program, model)
     assert plain.returncode == 0 and plain.stdout
     for flags, env in (
         (["--kv-cache-demand-paged"], {}),
         (["--kv-cache-tokens", "128", "--kv-cache-demand-paged"], {}),
         ([], {"LLAMA_ARG_KV_CACHE_TOKENS": "128"}),
     ):
-        done = complete(pin, model, *flags, **env)
+        done = run(program, model, *flags, **env)
         assert done.returncode == 0 and done.stdout == plain.stdout
-        assert (b"CPU_Paged KV buffer" in done.stderr) == bool(flags)
-    few = complete(pin, model, "--kv-cache-tokens", "16")
+        told = run(program, model, "-v", *flags, **env)
+        assert (b"CPU_Paged KV buffer" in told.stderr) == ("--kv-cache-demand-paged" in flags)
+    few = run(program, model, "--kv-cache-tokens", "16")
     assert few.returncode != 0 and b"limited to" in few.stderr
-    assert b"takes a number of tokens" in complete(pin, model, "--kv-cache-tokens", "-1").stderr
+    assert b"takes a number of tokens" in run(program, model, "--kv-cache-tokens", "-1").stderr
 
 
 def test_the_server_goes_on_when_the_cache_is_full(

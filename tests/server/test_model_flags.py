@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import arch_models
 import pytest
+from completion import program_of, run
 from llama_server import serving
-from real_builds import make_build
 
 import pyllama
 
 pytestmark = [pytest.mark.matrix, pytest.mark.server]
 
 Complete = Callable[..., bytes]
-PROMPT = "Once upon a time there was"
 PROMPT_TOKENS = [1, *range(100, 120)]
 
 
@@ -32,29 +30,19 @@ def load(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def program(pin: str | None) -> Path:
-    """Upstream's program that completes a prompt."""
-    name = "llama-cli" if pin == "2025-08" else "llama-completion"
-    return make_build(pin, "all", name).folder / "bin" / name
+    return program_of(pin)
 
 
 @pytest.fixture
 def complete(program: Path) -> Complete:
     """`complete(model, *flags)` is what it writes; with `check=False`, what it says where it fails."""
 
-    def run(model: Path, *flags: str, check: bool = True, **env: str) -> bytes:
-        words = [program, "-m", model, "-p", PROMPT, "-n", "24", "-c", "128", "-t", "1", "--temp", "0"]
-        done = subprocess.run(
-            [*words, "-no-cnv", "--ignore-eos", "--no-warmup", *flags],
-            env={**os.environ, "GGML_NO_BACKTRACE": "1", **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=300,
-            check=False,
-        )
+    def finish(model: Path, *flags: str, check: bool = True, **env: str) -> bytes:
+        done = run(program, model, "-c", "128", *flags, **env)
         assert (done.returncode == 0) == check, done.stderr[-2000:]
         return done.stdout if check else done.stderr
 
-    return run
+    return finish
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +84,10 @@ def test_both(complete: Complete, mixture: arch_models.ArchModel, tmp_path: Path
 
 
 def test_a_model_drafts_for_itself(llama_server: Path, dense: arch_models.ArchModel, tmp_path: Path) -> None:
-    """The same text as without a draft; a draft with all layers is always right, one with fewer at times."""
+    """The same text as without a draft; a draft with all layers is right more often than one with fewer.
+
+    Not always: bytes that are banned from the answer are not banned from the draft.
+    """
     model = dense.write(tmp_path / "m.gguf")
     words = ["-m", model, "-c", "512", "-t", "1", "-np", "1", "-ctk", "f32", "-ctv", "f32"]
     drafting = ["-md", model, "-ctkd", "f32", "-ctvd", "f32", "--draft-p-min", "0"]
@@ -115,7 +106,6 @@ def test_a_model_drafts_for_itself(llama_server: Path, dense: arch_models.ArchMo
         right[name] = timings.get("draft_n_accepted", 0) / timings.get("draft_n", 1)
     assert len(texts) == 1
     assert right["none"] == 0
-    assert right["all"] > 0.9
     assert right["all"] > right["two"]
 
 
