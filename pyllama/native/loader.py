@@ -109,7 +109,11 @@ def load() -> Library:
     _check_origin(ffi, raw, ffi.NULL, build.lib_dir)
     handles = {}
     for name in _CORE:
-        handles[name] = _open(ffi, raw, build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}")
+        try:
+            handles[name] = _open(ffi, raw, build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}")
+        except LoadError:  # one that is there privately has the name that ours looks for
+            _check_mapped(build.lib_dir)
+            raise
         _check_identity(ffi, raw, handles[name], identity, build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}")
     _check_origin(ffi, raw, handles["llama"], build.lib_dir)
     raw.pyllama_table_bind(handles["llama"])
@@ -230,10 +234,26 @@ def _check_origin(ffi: Any, raw: Any, llama: Any, lib_dir: Path) -> None:
     for symbol in (b"ggml_backend_dev_count", b"ggml_init", b"llama_backend_init"):
         found = _origin(ffi, raw, llama, symbol)
         if found is not None and found.parent != lib_dir.resolve():
-            raise LoadError(
-                f"another llama.cpp is in this process already ({found}): import pyllama first, in a "
-                "process of its own"
-            )
+            raise _another(found)
+
+
+def _check_mapped(lib_dir: Path) -> None:
+    """Refuse when a core library of somewhere else is in the process; only Linux can tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return
+    for path in {Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line}:
+        ours = any(path.name.startswith(f"{_PREFIX}{name}{_SUFFIX}") for name in _CORE)
+        if ours and path.parent != lib_dir.resolve():
+            raise _another(path)
+
+
+def _another(path: Path) -> LoadError:
+    return LoadError(
+        f"another llama.cpp is in this process already ({path}): import pyllama first, in a "
+        "process of its own"
+    )
 
 
 def _origin(ffi: Any, raw: Any, library: Any, symbol: bytes) -> Path | None:
