@@ -108,13 +108,14 @@ _DELTA: Mapping[str, Value] = {
     "ssm.group_count": 2,
 }
 _EIGHT: Mapping[str, Value] = {"block_count": 8}
+_DENSE: Mapping[str, Value] = {"expert_count": 0, "expert_used_count": 0}
 _SHIFT: Mapping[str, Value] = {"token_shift_count": 1}
 _MIXED: Mapping[str, Value] = {"attention.head_count_kv": [0, HEADS] * (LAYERS // 2)}
 _BLOCKS: Mapping[str, Value] = {**_MIXED, "feed_forward_length": [0, 0, FEED, 0]}
 _PATTERN: Mapping[str, Value] = {"attention.sliding_window_pattern": [1, 0] * (LAYERS // 2)}
 
 PARTICULAR: Mapping[str, Mapping[str, Value]] = {
-    "llama": {"expert_count": 0, "expert_used_count": 0},
+    **dict.fromkeys(("llama", "minicpm"), _DENSE),
     **dict.fromkeys(("jamba", "granitehybrid", "lfm2", "lfm2moe"), _MIXED),
     "plamo2": {**_MIXED, "ssm.group_count": 0},
     "kimi-linear": {**_LATENT, "attention.head_count_kv": [0, 1] * (LAYERS // 2)},
@@ -137,7 +138,7 @@ PARTICULAR: Mapping[str, Mapping[str, Value]] = {
         "rope.freq_base_swa": 10000.0,
     },
     # every sixth layer, or fourth, sees all tokens
-    **dict.fromkeys(("gemma3", "gemma-embedding", "cohere2"), _EIGHT),
+    **dict.fromkeys(("gemma3", "gemma-embedding", "cohere2", "llama4"), _EIGHT),
 }
 
 # Tensors that the loader does without and the graph does not: {i} is each of these layers.
@@ -151,7 +152,7 @@ OFFERED: Mapping[str, tuple[tuple[str, Iterable[object], tuple[int, ...]], ...]]
     "t5": (("{i}.blk.0.attn_rel_b.weight", ("enc", "dec"), (1,)),),
     "t5encoder": (("enc.blk.{i}.attn_rel_b.weight", (0,), (1,)),),
     "jina-bert-v2": (("blk.{i}.ffn_up.weight", _EVERY, (WIDTH, FEED)),),
-    "phi3": (("blk.{i}.attn_qkv.weight", _EVERY, (1,)),),
+    **dict.fromkeys(("phi3", "nomic-bert", "nomic-bert-moe"), (("blk.{i}.attn_qkv.weight", _EVERY, (1,)),)),
     "rwkv6": (("blk.{i}.time_mix_lerp_fused.weight", _EVERY, (1,)),),
 }
 

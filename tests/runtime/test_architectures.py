@@ -34,7 +34,7 @@ REFUSED = {
     "wavtokenizer-dec": "does not go through them",
 }
 # What `arch_models` does not write a model of that llama.cpp can run, at one pin at least.
-UNWRITTEN = {"baichuan", "chameleon", "glm-dsa", "plm", "wavtokenizer-dec"}
+UNWRITTEN = {"baichuan", "chameleon", "glm-dsa", "plamo2", "plm", "wavtokenizer-dec"}
 
 
 @dataclass(frozen=True)
