@@ -84,9 +84,9 @@ def test_both(complete: Complete, mixture: arch_models.ArchModel, tmp_path: Path
 
 
 def test_a_model_drafts_for_itself(llama_server: Path, dense: arch_models.ArchModel, tmp_path: Path) -> None:
-    """The same text as without a draft; a draft with all layers is right more often than one with fewer.
+    """The same text as without a draft, and a draft with all layers is right more often than one with two.
 
-    Not always: bytes that are banned from the answer are not banned from the draft.
+    Not always: the draft knows nothing of the tokens that requests of these tests forbid.
     """
     model = dense.write(tmp_path / "m.gguf")
     words = ["-m", model, "-c", "512", "-t", "1", "-np", "1", "-ctk", "f32", "-ctv", "f32"]
@@ -106,7 +106,7 @@ def test_a_model_drafts_for_itself(llama_server: Path, dense: arch_models.ArchMo
         right[name] = timings.get("draft_n_accepted", 0) / timings.get("draft_n", 1)
     assert len(texts) == 1
     assert right["none"] == 0
-    assert right["all"] > right["two"]
+    assert right["all"] > 2 * right["two"] > 0
 
 
 def test_a_draft_that_cannot_stop_there(
