@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import arch_models
 import pytest
-from completion import program_of, run
 from llama_server import serving
+from real_builds import make_build
 
 import pyllama
 
@@ -32,7 +33,9 @@ def load(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def program(pin: str | None) -> Path:
-    return program_of(pin)
+    """Upstream's program that completes a prompt."""
+    name = "llama-cli" if pin == "2025-08" else "llama-completion"
+    return make_build(pin, "all", name).folder / "bin" / name
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def complete(program: Path) -> Complete:
             said.append(done.stdout if check else done.stderr)
         return max(said, key=len)
 
-    return finish
+    return run
 
 
 @pytest.fixture(scope="module")
