@@ -17,7 +17,7 @@ from pathlib import Path
 import gguf
 import numpy
 from numpy.typing import NDArray
-from tiny_models import VOCAB, add_vocabulary
+from tiny_models import VOCAB, add_value, add_vocabulary
 
 Value = bool | int | float | str | list[int] | list[float] | list[bool]
 Load = Callable[[Path], str]
@@ -203,7 +203,7 @@ class ArchModel:
         """Write the file, always the same bytes."""
         writer = gguf.GGUFWriter(path, self.architecture)
         for key, value in self.metadata.items():
-            _add(writer, key[1:] if key.startswith(".") else f"{self.architecture}.{key}", value)
+            add_value(writer, key[1:] if key.startswith(".") else f"{self.architecture}.{key}", value)
         add_vocabulary(writer)
         for name, shape in self.tensors.items():
             writer.add_tensor(name, weights(name, shape))
@@ -320,16 +320,3 @@ def _converted(value: Value, wanted: str, layers: int) -> Value:
     if wanted == "arr":
         return [int(one)] * layers
     return bool(one) if wanted == "bool" else float(one) if wanted == "f32" else int(one)
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, value)
