@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builds import backend_of, build
 from table import OUT, Row, report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -61,24 +62,6 @@ def _recurrent(layers: Layers) -> Mapping[str, Value]:
         "ssm.time_step_rank": 32,
         "ssm.group_count": 1,
     }
-
-
-def build(device: str, *features: str) -> Path:
-    """Return the folder of a finished build of the default pin; made now if it is not there."""
-    backend = [] if device == "CPU" else ["--backend", device.rstrip("0123456789").lower()]
-    command = [
-        sys.executable,
-        "-m",
-        "pyllama.builder",
-        "build",
-        "--pin",
-        "2026-10",
-        *features,
-        *backend,
-        "--json",
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(json.loads(done.stdout)["folder"])
 
 
 def measure(
@@ -138,7 +121,8 @@ def main() -> None:
     parser.add_argument("--device", default="CPU")
     parser.add_argument("--tokens", default="20,200,500,2000,8000")
     args = parser.parse_args()
-    builds = {"ours": build(args.device), "upstream": build(args.device, "--none")}
+    backend = backend_of(args.device)
+    builds = {"ours": build("2026-10", *backend), "upstream": build("2026-10", "--none", *backend)}
     rows: list[Row] = []
     lines: dict[str, list[tuple[int, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="pyllama-bench-") as folder:

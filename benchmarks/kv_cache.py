@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builds import build
 from table import OUT, Row, report
 
 from pyllama.builder.fetch.models import default_model
@@ -25,13 +26,6 @@ from pyllama.builder.progress import Reporter
 HERE = Path(__file__).resolve().parent
 KV_MIB = 360.0  # of SmolLM2 at this size: 16384 tokens × 30 layers × 2 × 192 values × 2 bytes
 ROUNDS = 3
-
-
-def build(pin: str, *features: str) -> Path:
-    """Return the folder of a finished build; made now if it is not there."""
-    command = [sys.executable, "-m", "pyllama.builder", "build", "--pin", pin, *features, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(json.loads(done.stdout)["folder"])
 
 
 def child(folder: Path, model: Path, *what: str) -> dict[str, Any]:

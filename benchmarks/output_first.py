@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from builds import backend_of, build
 from table import OUT, Row, report
 
 from pyllama.builder.fetch.models import default_model
@@ -25,14 +26,6 @@ from pyllama.builder.progress import Reporter
 HERE = Path(__file__).resolve().parent
 ROUNDS = 3
 Point = dict[str, Any]
-
-
-def build(pin: str, device: str, plugin: str, *features: str) -> Path:
-    """Return the folder of a finished build with the device's backend; made now if it is not there."""
-    backend = [] if plugin else ["--backend", device.rstrip("0123456789").lower()]
-    command = [sys.executable, "-m", "pyllama.builder", "build", "--pin", pin, *features, *backend, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(json.loads(done.stdout)["folder"])
 
 
 def measure(folder: Path, model: Path, device: str, layers: int, tokens: int, plugin: str) -> Point:
@@ -88,9 +81,10 @@ def main() -> None:
     args = parser.parse_args()
     paths = locate()
     model = default_model(load(paths.pins), paths, Reporter(quiet=True))
+    backend = () if args.plugin else backend_of(args.device)
     builds = {
-        "output layer first": build(args.pin, args.device, args.plugin),
-        "stock": build(args.pin, args.device, args.plugin, "--none"),
+        "output layer first": build(args.pin, *backend),
+        "stock": build(args.pin, "--none", *backend),
     }
     lines: dict[str, list[Point]] = {name: [] for name in builds}
     for layers in map(int, args.layers.split(",")):

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from builds import build
 from table import Row, report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -47,13 +48,6 @@ def _big(n_layer: int) -> Kind:
         }
 
     return Kind("big", "llama", build)
-
-
-def build(pin: str, *features: str) -> Path:
-    """Return the folder of a finished build; made now if it is not there."""
-    command = [sys.executable, "-m", "pyllama.builder", "build", "--pin", pin, *features, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(json.loads(done.stdout)["folder"])
 
 
 def load(folder: Path, model: Path, *, mmap: bool, repack: bool = True, threads: str = "") -> float:

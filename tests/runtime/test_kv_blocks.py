@@ -16,6 +16,7 @@ from pyllama.errors import ClosedError, DecodeError, UsageError
 
 pytestmark = pytest.mark.matrix
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 TinyModel = Callable[[str], Path]
 Child = Callable[..., "subprocess.CompletedProcess[str]"]
 CELL = 3 * 2 * 2 * 64 * 2  # bytes: layers, K and V, heads, size of a head, f16
@@ -41,6 +42,7 @@ def text(n: int, start: int = 20) -> list[int]:
     return [start + i % 90 for i in range(n)]
 
 
+@LINUX
 def test_memory_follows_what_is_in_use(tiny_model: TinyModel) -> None:
     """At the same context size: whole at once without paging, by the block with it, and back again."""
     n_ctx = 65536
@@ -158,6 +160,7 @@ def test_a_copy_to_another_stream_survives_its_source(tiny_model: TinyModel) -> 
     assert (seen[0] == seen[1]).all()
 
 
+@LINUX
 def test_a_shift_leaves_no_page_behind(tiny_model: TinyModel) -> None:
     """Upstream's shift writes every cell of K, used or not."""
     with (
@@ -293,7 +296,3 @@ context.sequence().feed([20])
 """
     done = child(code, tiny_model("attention"), LLAMA_KV_CACHE_DEBUG="1")
     assert "2 of 8 blocks of 32 cells, 0 shared, 40 cells" in done.stderr
-
-
-if sys.platform != "linux":
-    del test_memory_follows_what_is_in_use, test_a_shift_leaves_no_page_behind

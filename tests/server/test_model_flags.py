@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import arch_models
 import pytest
+from completion import program_of, run
 from llama_server import serving
-from real_builds import make_build
 
 import pyllama
 
 pytestmark = [pytest.mark.matrix, pytest.mark.server]
 
 Complete = Callable[..., bytes]
-PROMPT = "Once upon a time there was"
-RUNS = 4
 PROMPT_TOKENS = [1, *range(100, 120)]
 
 
@@ -34,34 +31,19 @@ def load(path: Path) -> str:
 @pytest.fixture(scope="module")
 def program(pin: str | None) -> Path:
     """Upstream's program that completes a prompt."""
-    name = "llama-cli" if pin == "2025-08" else "llama-completion"
-    return make_build(pin, "all", name).folder / "bin" / name
+    return program_of(pin)
 
 
 @pytest.fixture
 def complete(program: Path) -> Complete:
-    """`complete(model, *flags)` is what it writes; with `check=False`, what it says where it fails.
+    """`complete(model, *flags)` is what it writes; with `check=False`, what it says where it fails."""
 
-    What it writes goes through a log, whose last lines may get lost: the longest of a few counts.
-    """
+    def finish(model: Path, *flags: str, check: bool = True, **env: str) -> bytes:
+        done = run(program, model, "-c", "128", *flags, **env)
+        assert (done.returncode == 0) == check, done.stderr[-2000:]
+        return done.stdout if check else done.stderr
 
-    def run(model: Path, *flags: str, check: bool = True, **env: str) -> bytes:
-        words = [program, "-m", model, "-p", PROMPT, "-n", "24", "-c", "128", "-t", "1", "--temp", "0"]
-        said = []
-        for _ in range(RUNS):
-            done = subprocess.run(
-                [*words, "-no-cnv", "--ignore-eos", "--no-warmup", *flags],
-                env={**os.environ, "GGML_NO_BACKTRACE": "1", **env},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=300,
-                check=False,
-            )
-            assert (done.returncode == 0) == check, done.stderr[-2000:]
-            said.append(done.stdout if check else done.stderr)
-        return max(said, key=len)
-
-    return run
+    return finish
 
 
 @pytest.fixture(scope="module")
