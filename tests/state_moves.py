@@ -5,12 +5,18 @@ from __future__ import annotations
 from exact_states import ON_DEVICE, WORD, restore, save
 from native.loopback import Loopback
 from sequences import Sequences
-from state_faults import CASES, PARTIAL, as_before, by_turns, case, near, opened, snapshot, words
+from state_faults import CASES, PARTIAL, as_before, by_turns, case, near, opened, refused, snapshot, words
 
 import pyllama
 from pyllama import lib
 
 __all__ = ["CASES"]
+
+
+def shift(s: Sequences) -> None:
+    """Take the first five tokens of sequence 0 away and move the others down."""
+    s.remove(0, 0, 5)
+    lib.llama_memory_seq_add(s.memory, 0, 5, -1, -5)
 
 
 @case
@@ -61,10 +67,6 @@ def copies_that_are_not_carried_out(loopback: Loopback, path: str) -> None:
 def shifts_that_are_not_carried_out(loopback: Loopback, path: str) -> None:
     """seq_add only notes by how much the next decode will turn K."""
 
-    def shift(s: Sequences) -> None:
-        s.remove(0, 0, 5)
-        lib.llama_memory_seq_add(s.memory, 0, 5, -1, -5)
-
     with by_turns(path) as s:
         others = snapshot(s)[1:]
         shift(s)
@@ -88,6 +90,31 @@ def shifts_that_are_not_carried_out(loopback: Loopback, path: str) -> None:
     with by_turns(path) as s:
         shift(s)
         assert near(s.decode([WORD], seq=0), shifted)
+
+
+@case
+def a_shift_that_fails(loopback: Loopback, path: str) -> None:
+    """Nothing is saved half shifted, or restored over it; the next try carries it out."""
+
+    with by_turns(path) as s:
+        shift(s)
+        expected = s.decode([WORD], seq=0)
+    with by_turns(path) as s:
+        other = save(s.context, 1)
+        shift(s)
+        loopback.fail_compute()
+        assert refused(s), "positions are shifted, K is not"
+        loopback.fail_compute()
+        assert restore(s.context, other, 1) == 0
+        loopback.fail_compute()
+        place = lib.LLAMA_CHECKPOINT_DEVICE_OR_HOST
+        assert lib.llama_memory_checkpoint_save(s.context.ptr, 0, 0, place) == 0
+        loopback.defaults()
+        assert restore(s.context, other, 1) == len(other)
+        blob = save(s.context, 0)
+        s.decode(words(9), seq=0)
+        assert restore(s.context, blob, 0) == len(blob)
+        assert near(s.decode([WORD], seq=0), expected)
 
 
 @case

@@ -12,12 +12,13 @@ from .loopback import FLAGS, SOURCES
 
 pytestmark = pytest.mark.matrix
 
+PARTS = ("plan", "copy", "copy-host", "copy-graph", "blob")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def instrument(compile_native: Compile, build: Build, flags: Sequence[str] = ()) -> Path:
     """The program, with the feature's own sources: libllama may hide their symbols."""
-    ours = [build.tree / "src" / name for name in ("llama-state-copy.cpp", "llama-state-blob.cpp")]
+    ours = [build.tree / "src" / f"llama-state-{name}.cpp" for name in PARTS]
     if not ours[0].exists():
         pytest.skip("the build under test has no device-state")
     flags = [*FLAGS, f"-I{build.tree / 'src'}", *flags]
@@ -71,6 +72,11 @@ def test_copies_every_way(program: Path, run_native: Run, cpu: Path, seed: int) 
     ok(run_native, program, "copy", cpu, seed, 150)
 
 
+def test_states_larger_than_caches(program: Path, run_native: Run, cpu: Path) -> None:
+    """They are written past the caches, whole lines only."""
+    ok(run_native, program, "large", cpu)
+
+
 def test_each_way_is_what_it_says(program: Path, run_native: Run, cpu: Path) -> None:
     ok(run_native, program, "counts", cpu)
 
@@ -80,4 +86,5 @@ def test_sanitized(sanitized: Path, run_native: Run, cpu: Path) -> None:
     ok(run_native, sanitized, "shapes")
     ok(run_native, sanitized, "blob")
     ok(run_native, sanitized, "copy", cpu, 4, 20)
+    ok(run_native, sanitized, "large", cpu)
     ok(run_native, sanitized, "counts", cpu)

@@ -34,6 +34,7 @@ CASES = {
     "shared_cells": ALL,
     "copies_that_are_not_carried_out": ALL,
     "shifts_that_are_not_carried_out": ("attention",),
+    "a_shift_that_fails": ("attention",),
     "only_what_cannot_be_rewound": ("swa", "hybrid"),
     "a_memory_without_cells": ("swa",),
 }

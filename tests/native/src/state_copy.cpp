@@ -1,7 +1,7 @@
 // Feature device-state: plans of copies against a plain reference, copies every way on the CPU and on the loopback device, and
 // blobs that are not as they were written. Linked with the feature's own sources and the loopback plug-in's.
 //
-//   plan SEED ROUNDS | shapes | blob | copy CPU-PLUGIN SEED ROUNDS | counts CPU-PLUGIN
+//   plan SEED ROUNDS | shapes | blob | copy CPU-PLUGIN SEED ROUNDS | large CPU-PLUGIN | counts CPU-PLUGIN
 //
 // Prints "ok" and a number of what was done; exit code 3 and the place of the failure otherwise.
 
@@ -15,6 +15,7 @@
 
 #include <cstdarg>
 #include <cstring>
+#include <iterator>
 #include <string>
 
 extern "C" ggml_backend_reg_t ggml_backend_init(void);
@@ -277,6 +278,45 @@ static size_t run_copy(uint64_t seed, size_t rounds) {
     return done;
 }
 
+// Rows of a state that is larger than caches are, at every place in a line: the same bytes, and no others.
+static size_t run_large() {
+    const size_t total = 34 * 1024 * 1024, each = 50 * 1024 * 1024;
+    const ggml_backend_ptr cpu = cpu_backend();
+    ggml_context_ptr context(ggml_init({8 * ggml_tensor_overhead(), nullptr, true}));
+    ggml_tensor * tensors[] = {ggml_new_tensor_1d(context.get(), GGML_TYPE_I8, each), ggml_new_tensor_1d(context.get(), GGML_TYPE_I8, each)};
+    const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(context.get(), ggml_backend_cpu_buffer_type()));
+    CHECK(buffer, "no memory");
+    uint8_t * from = (uint8_t *) tensors[0]->data;
+    uint8_t * to   = (uint8_t *) tensors[1]->data;
+    uint32_t  word = 1;
+    for (size_t i = 0; i < each; i++) {
+        from[i] = (uint8_t) ((word = word * 1664525 + 1013904223) >> 24);
+    }
+    const std::vector<uint8_t> before(from, from + each);
+
+    const size_t shapes[][3] = {{384, 400, 1}, {512, 513, 0}, {575, 700, 3}, {4000, 4096, 32}, {4099, 5001, 63}, {300001, 300007, 17}, {total, total, 5}};
+    for (const auto & [width, pitch, at] : shapes) {
+        const size_t count = total / width;
+        Ranges saved, restored;
+        for (size_t i = 0; i < count; i++) {
+            saved.push_back({tensors[0], at + i * pitch, width});
+            restored.push_back({tensors[1], 2 * at + 1 + i * pitch, width});
+        }
+        const auto memory = llama_state_memory::alloc(ggml_backend_cpu_buffer_type(), width * count);
+        CHECK(memory, "no packed memory");
+        llama_state_copy(cpu.get(), llama_state_plan(saved), *memory, llama_state_direction::SAVE, LLAMA_DEVICE_STATE_COPY_AUTO);
+        CHECK(memcmp(from, before.data(), each) == 0, "saving rows of %zu changed the tensor", width);
+        memset(to, 0, each);
+        std::vector<uint8_t> expected(each, 0);
+        for (size_t i = 0; i < count; i++) {
+            memcpy(&expected[restored[i].offset], &before[saved[i].offset], width);
+        }
+        llama_state_copy(cpu.get(), llama_state_plan(restored), *memory, llama_state_direction::RESTORE, LLAMA_DEVICE_STATE_COPY_AUTO);
+        CHECK(memcmp(to, expected.data(), each) == 0, "rows of %zu: the restored bytes or those around them differ", width);
+    }
+    return std::size(shapes);
+}
+
 // Each way is what it says: how often the device is asked, and what crosses to the host.
 static size_t run_counts() {
     ggml_backend_buffer_type_t dev = ggml_backend_dev_buffer_type(ggml_backend_reg_dev_get(loopback, 0));
@@ -336,7 +376,7 @@ int main(int argc, char ** argv) {
     const std::vector<std::string> args(argv + 1, argv + argc);
     CHECK(!args.empty(), "which mode?");
     const auto number = [&](size_t i) { return strtoull(args.at(i).c_str(), nullptr, 10); };
-    if (args[0] == "copy" || args[0] == "counts") {
+    if (args[0] == "copy" || args[0] == "large" || args[0] == "counts") {
         CHECK(ggml_backend_load(args.at(1).c_str()) != nullptr, "no CPU plug-in");
         loopback = ggml_backend_init();
     }
@@ -345,6 +385,7 @@ int main(int argc, char ** argv) {
         args[0] == "shapes" ? run_shapes() :
         args[0] == "blob"   ? run_blob() :
         args[0] == "copy"   ? run_copy(number(2), number(3)) :
+        args[0] == "large"  ? run_large() :
         args[0] == "counts" ? run_counts() : 0;
     CHECK(done > 0, "unknown mode %s", args[0].c_str());
     printf("ok %zu\n", done);

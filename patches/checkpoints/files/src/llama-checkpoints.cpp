@@ -21,8 +21,7 @@ llama_checkpoint_id llama_memory_checkpoint_replace(
         LLAMA_LOG_ERROR("%s: the context has no memory\n", __func__);
         return 0;
     }
-    llama_state_settle(*ctx);
-    return set->save(id, seq_id, flags, place);
+    return llama_state_settle(*ctx) ? set->save(id, seq_id, flags, place) : 0;
 }
 
 bool llama_memory_checkpoint_restore(llama_context * ctx, llama_checkpoint_id id, llama_seq_id dest_seq_id) {
@@ -31,8 +30,7 @@ bool llama_memory_checkpoint_restore(llama_context * ctx, llama_checkpoint_id id
         LLAMA_LOG_ERROR("%s: the context has no memory\n", __func__);
         return false;
     }
-    llama_state_settle(*ctx);
-    return set->restore(id, dest_seq_id);
+    return llama_state_settle(*ctx) && set->restore(id, dest_seq_id);
 }
 
 bool llama_memory_checkpoint_delete(llama_context * ctx, llama_checkpoint_id id) {

@@ -1,15 +1,26 @@
 #include "llama-device-state.h"
 
 #include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-memory.h"
 #include "llama-state-store.h"
 
 // the oldest pin has another name for it
 template <typename T> static auto update_memory(T & ctx, int)  -> decltype((void) ctx.memory_update(false))  { ctx.memory_update(false); }
 template <typename T> static auto update_memory(T & ctx, long) -> decltype((void) ctx.kv_self_update(false)) { ctx.kv_self_update(false); }
 
-void llama_state_settle(llama_context & ctx) {
+bool llama_state_settle(llama_context & ctx) {
     update_memory(ctx, 0);
     ctx.synchronize();
+
+    // an update that fails is only logged, and tried again by the next decode
+    llama_memory_i * memory = ctx.get_memory();
+    if (memory && memory->init_update(&ctx, false)->get_status() != LLAMA_MEMORY_STATUS_NO_UPDATE) {
+        LLAMA_LOG_ERROR("%s: a shift of the cells could not be carried out, so the state is not whole\n", __func__);
+        return false;
+    }
+
+    return true;
 }
 
 size_t llama_device_state_size(const llama_context * ctx, llama_seq_id seq_id) {

@@ -1,39 +1,15 @@
 #pragma once
 
-// Moving many small ranges of tensors to and from packed memory: a plan, and ways to carry it out.
+// Moving blocks of rows to and from packed memory. How each way does it: llama-state-ways.h.
 
 #include "llama-device-state.h"
+#include "llama-state-plan.h"
 
 #include "ggml-cpp.h"
 
 #include <cstddef>
 #include <memory>
 #include <vector>
-
-// Bytes of a tensor, as the memory modules name them.
-struct llama_state_range {
-    ggml_tensor * tensor;
-    size_t        offset;
-    size_t        size;
-};
-
-// `count` rows of `width` bytes. They lie `pitch` bytes apart in the tensor and `packed_pitch` in packed memory.
-struct llama_state_block {
-    ggml_tensor * tensor;
-    size_t        offset;
-    size_t        pitch;
-    size_t        packed;
-    size_t        packed_pitch;
-    size_t        width;
-    size_t        count;
-};
-
-// Fold ranges into as few blocks as possible. Packed positions follow the order of the ranges, without gaps, so ranges
-// that name the same bytes in other portions give blocks over the same packed memory.
-std::vector<llama_state_block> llama_state_plan(const std::vector<llama_state_range> & ranges);
-
-// Cut blocks so that no row crosses a multiple of `limit` in packed memory.
-std::vector<llama_state_block> llama_state_cut(const std::vector<llama_state_block> & blocks, size_t limit);
 
 // Packed bytes, in one buffer, or in several where the buffer type has a maximum size.
 class llama_state_memory {

@@ -3,6 +3,7 @@
 #include "llama-impl.h"
 #include "llama-memory.h"
 #include "llama-state-blob.h"
+#include "llama-state-io.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -12,98 +13,6 @@
 
 // only what cannot be rewound; the oldest pin has another name for it
 static constexpr llama_state_seq_flags PARTIAL = 1;
-
-//
-// what the memory modules write to and read from
-//
-
-// The argument of write_tensor is const at some pins.
-template <typename T> static T tensor_argument(void (llama_io_write_i::*)(T, size_t, size_t));
-using written_tensor = decltype(tensor_argument(&llama_io_write_i::write_tensor));
-
-namespace {
-
-struct state_writer : public llama_io_write_i {
-    std::vector<uint8_t>           meta;
-    std::vector<llama_state_cells> cells;
-    std::vector<llama_state_range> ranges;
-
-    void write(const void * src, size_t size) override {
-        const auto * bytes = (const uint8_t *) src;
-        meta.insert(meta.end(), bytes, bytes + size);
-    }
-
-    void write_tensor(written_tensor tensor, size_t offset, size_t size) override {
-        ranges.push_back({const_cast<ggml_tensor *>(tensor), offset, size});
-    }
-
-    size_t n_bytes() override {
-        return meta.size();
-    }
-};
-
-// only the size of the metadata
-struct state_sizer : public llama_io_write_i {
-    size_t size_meta = 0;
-
-    void   write(const void *, size_t size) override { size_meta += size; }
-    void   write_tensor(written_tensor, size_t, size_t) override {}
-    size_t n_bytes() override { return size_meta; }
-};
-
-struct state_reader : public llama_io_read_i {
-    explicit state_reader(const llama_saved_state & state) : state(state) {}
-
-    const llama_saved_state & state;
-
-    size_t pos    = 0;
-    size_t n_cells = 0; // notes that have been asked for
-
-    std::vector<llama_state_range> ranges;
-
-    // one of these is the interface's, which one depends on the pin
-    const uint8_t * read(size_t size) {
-        if (size > state.meta.size() - pos) {
-            throw std::runtime_error("the metadata ends too early");
-        }
-        pos += size;
-        return state.meta.data() + pos - size;
-    }
-
-    void read(void * dst, size_t size) { memcpy(dst, read(size), size); }
-
-    void read_to(void * dst, size_t size) { memcpy(dst, read(size), size); }
-
-    void read_tensor(ggml_tensor * tensor, size_t offset, size_t size) override {
-        ranges.push_back({tensor, offset, size});
-    }
-
-    size_t n_bytes() override {
-        return pos;
-    }
-};
-
-} // namespace
-
-void llama_state_note_cells(
-        llama_io_write_i                                 & io,
-        const std::vector<std::pair<uint32_t, uint32_t>> & ranges,
-        uint32_t                                           head,
-        std::function<bool(llama_seq_id)>                  fit) {
-    if (auto * writer = dynamic_cast<state_writer *>(&io)) {
-        writer->cells.push_back({ranges, head, std::move(fit)});
-    }
-}
-
-bool llama_state_stays(const llama_io_write_i & io) {
-    return dynamic_cast<const state_writer *>(&io) || dynamic_cast<const state_sizer *>(&io);
-}
-
-const llama_state_cells * llama_state_noted_cells(llama_io_read_i & io) {
-    auto * reader = dynamic_cast<state_reader *>(&io);
-
-    return reader && reader->n_cells < reader->state.cells.size() ? &reader->state.cells[reader->n_cells++] : nullptr;
-}
 
 //
 // parts: tensor data by buffer type
@@ -249,7 +158,7 @@ llama_state_id llama_state_store::save(
     flags &= ~LLAMA_STATE_SEQ_FLAGS_ON_DEVICE; // the memory modules need not know
 
     try {
-        state_writer writer;
+        llama_state_writer writer;
         memory.state_write(writer, seq_id, flags);
 
         llama_saved_state state;
@@ -345,7 +254,7 @@ bool llama_state_store::restore(llama_state_id id, llama_seq_id dest) {
             return true;
         }
 
-        state_reader reader(state);
+        llama_state_reader reader(state.meta, state.cells);
         memory.state_read(reader, dest, state.flags);
 
         if (reader.pos != state.meta.size()) {
@@ -408,7 +317,7 @@ size_t llama_state_store::blob_size(llama_seq_id seq_id, llama_state_seq_flags f
     }
 
     try {
-        state_sizer sizer;
+        llama_state_sizer sizer;
         memory.state_write(sizer, seq_id, flags & ~LLAMA_STATE_SEQ_FLAGS_ON_DEVICE);
 
         return llama_state_blob_size(sizer.size_meta);
