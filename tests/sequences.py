@@ -19,11 +19,19 @@ class Sequences:
     """A model and one context of it; closed with `close`, or as a context manager.
 
     One thread, so that results do not depend on how work is shared out. Further keywords set fields of
-    `llama_context_params`.
+    `llama_context_params`. `devices` are those of `pyllama.Model`.
     """
 
-    def __init__(self, path: str | Path, *, n_ctx: int = 256, n_seq_max: int = 1, **options: Any) -> None:
-        self.model = pyllama.Model(path)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        n_ctx: int = 256,
+        n_seq_max: int = 1,
+        devices: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.model = pyllama.Model(path, devices=devices)
         self.context = self.model.context(n_ctx=n_ctx, n_seq_max=n_seq_max, threads=1, **options)
         self.memory: Any = lib.llama_get_memory(self.context.ptr)
         self.n_vocab = len(self.model.vocab)
