@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,11 @@ from native.conftest import compile_native as compile_native
 from native.loopback import loopback as loopback
 from native.loopback import loopback_child as loopback_child
 from native.loopback import loopback_plugin as loopback_plugin
+from native.machine import environment as environment
+from native.machine import lacking as lacking
+from native.machine import machine_build as machine_build
+from native.machine import notes as notes
+from native.machine import states as states
 from real_builds import TestBuild, make_build
 from tiny_models import TinyModels
 
@@ -21,6 +27,9 @@ from pyllama.builder.fetch.models import default_model
 from pyllama.builder.paths import Paths, locate
 from pyllama.builder.pins import Lock, load
 from pyllama.builder.progress import Reporter
+
+# Who runs the tests in the background may have them ignore Ctrl-C, and children would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 Child = Callable[..., "subprocess.CompletedProcess[str]"]

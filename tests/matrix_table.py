@@ -14,13 +14,24 @@ PAGE = ROOT / "docs" / "matrix.md"
 MARKER = "<!-- Written by `nox -s matrix` from here on. -->\n"
 
 
-def render(rows: dict[str, dict[str, str]], features: list[str]) -> str:
-    """Return the table of a pin; `rows` is backend → column → words."""
-    columns = ["built", "devices", "tokens, F32", "tokens, Q4_1", *features]
+def render(rows: dict[str, dict[str, str]], features: dict[str, tuple[str, ...]]) -> str:
+    """Return the tables of a pin.
+
+    `rows` is backend → column → words, `features` the tests of each feature.
+    """
+    tried = [name for name in features if any(name in notes for notes in rows.values())]
+    others = [name for name in features if name not in tried]
+    backends = _grid(rows, ["built", "devices", "tokens, F32", "tokens, Q4_1"])
+    by_feature = _grid({name: notes for name, notes in rows.items() if notes.get("built") == "yes"}, tried)
+    proofs = [f"- {name}: {', '.join(features[name])}" for name in others]
+    return "\n".join([*backends, "", *by_feature, "", "Not a matter of the device:", "", *proofs]) + "\n"
+
+
+def _grid(rows: dict[str, dict[str, str]], columns: list[str]) -> list[str]:
     lines = [f"| backend | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     for backend, notes in rows.items():
         lines.append(f"| {backend} | {' | '.join(notes.get(column, '') for column in columns)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def sections(text: str) -> dict[str, str]:
@@ -39,7 +50,8 @@ def main() -> None:
     for pin in opened.lock.pins:
         file = ROOT / "build" / "matrix" / f"{pin.name}.json"
         if file.is_file():
-            features = [one.name for one in opened.select(pin, "all") if one.at(pin.name).kind == "hooks"]
+            chosen = [one for one in opened.select(pin, "all") if one.at(pin.name).kind == "hooks"]
+            features = {one.name: one.contract.tests for one in chosen}
             table = render(json.loads(file.read_text(encoding="utf-8")), features)
             told[pin.name] = f"Seen on {platform.system()} {platform.machine()}.\n\n{table}"
     body = "".join(f"\n## {pin.name}\n{told[pin.name]}" for pin in opened.lock.pins if pin.name in told)

@@ -41,7 +41,8 @@ def make_build(pin: str | None, wanted: str, *targets: str, backends: list[str] 
     paths, quiet = locate(), Reporter(quiet=True)
     if backends is None:
         backends = [name for name in os.environ.get("PYLLAMA_TEST_BACKENDS", "").split(",") if name]
-    plan = make_plan(paths, pin=pin, wanted=wanted, backends=backends)
+    # Nobody chats with the stock build, and its templates take as long to compile as the core.
+    plan = make_plan(paths, pin=pin, wanted=wanted, backends=backends, chat=wanted != "none")
     done = builds.build(paths, plan, quiet, targets=list(targets))
     tree = apply(plan.pin.name, plan.pin.tree, plan.features, paths, TreeStore(paths.objects), quiet)
     return TestBuild(plan.pin.name, done.folder, tree.folder)

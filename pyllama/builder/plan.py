@@ -32,6 +32,8 @@ class Plan:
     features: tuple[Feature, ...]
     backends: tuple[Backend, ...]
     flavour: str
+    chat: bool
+    """Whether the library of chat templates is made, which takes about as long as the core."""
     tree_key: str
     key: str
 
@@ -43,8 +45,11 @@ def make_plan(
     wanted: str | list[str] = "all",
     backends: list[str] | None = None,
     flavour: str = "release",
+    chat: bool = True,
 ) -> Plan:
     """Resolve names and compute the keys; touches no network and no tree.
+
+    `chat` adds the library of chat templates; the flavour `abi`, which is compared only, never has it.
 
     Raises UsageError for a pin, feature, backend or flavour that does not exist.
     """
@@ -54,6 +59,7 @@ def make_plan(
     chosen = opened.pin(pin)
     selected = opened.select(chosen, wanted)
     rows = select(backends or ["cpu"])
+    chat = chat and flavour != "abi"
     compilers = toolchain.find_compilers()
     tree_key = stack_key(chosen.tree, selected, chosen.name)
     parts = {
@@ -61,6 +67,7 @@ def make_plan(
         "tree": tree_key,
         "backends": [{**row.decides, "made with": made_with(row, compilers)} for row in rows],
         "flavour": flavour,
+        "chat": chat,
         "compiler": compilers.identity,
         "cpu": cpu.machine_features(),
         "compiling": compiling.fingerprint(),
@@ -68,4 +75,4 @@ def make_plan(
         "flags": [os.environ.get(name, "") for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")],
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(chosen, selected, rows, flavour, tree_key, key)
+    return Plan(chosen, selected, rows, flavour, chat, tree_key, key)

@@ -1,7 +1,8 @@
 """Work of others inside upstream's sources: what of it ends up in the libraries of a build.
 
-Upstream's `vendor/` is linked into its programs, `libllama-common` and `libmtmd` only, so none of it
-is here. A row counts when the source still says so, and where it can be seen, the library too.
+Upstream's `vendor/` is linked into its programs, `libllama-common` and `libmtmd` only; of it, what the
+library of chat templates takes is here. A row counts when the source still says so, and where it can be
+seen, the library too.
 """
 
 from __future__ import annotations
@@ -71,6 +72,25 @@ WORKS = (
         library="llama",
         source="src/llama-vocab.cpp",
         says="// adapted from https://github.com/cmp-nct/ggllm.cpp [MIT License]",
+    ),
+    Work(
+        name="jsonhpp",
+        url="https://github.com/nlohmann/json",
+        license="MIT",
+        copyright="2013 - 2025 Niels Lohmann",
+        library="pyllama-chat",
+        source="vendor/nlohmann/json.hpp",
+        says="// SPDX-FileCopyrightText: 2013 - 2025 Niels Lohmann <https://nlohmann.me>",
+        symbol="json.exception",
+    ),
+    Work(
+        name="minja",  # at 2025-08 only
+        url="https://github.com/google/minja",
+        license="MIT",
+        copyright="2024 Google LLC",
+        library="pyllama-chat",
+        source="vendor/minja/chat-template.hpp",
+        says="Copyright 2024 Google LLC",
     ),
 )
 

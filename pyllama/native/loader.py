@@ -60,6 +60,20 @@ class Library:
         """Load one more plug-in; LoadError when it does not fit or does not load."""
         _register_plugin(self.ffi, self.raw, plugin, self.identity)
 
+    def open(self, name: str) -> Any:
+        """Open one more library of the build, `name` without prefix and suffix, and return its handle.
+
+        Raises LoadError when it is missing or does not belong to this build.
+        """
+        path = self.build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}"
+        handle = _open(self.ffi, self.raw, path)
+        _check_identity(self.ffi, self.raw, handle, self.identity, path)
+        return handle
+
+    def holds(self, name: str) -> bool:
+        """Say whether the build has a library of that name."""
+        return (self.build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}").is_file()
+
     def resolve(self, name: str) -> Any:
         """Return a function or constant of the C API.
 

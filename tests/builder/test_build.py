@@ -34,6 +34,7 @@ def test_key_follows_everything_that_decides_the_content(monkeypatch: pytest.Mon
         make_plan(paths, pin="2026-05"),
         make_plan(paths, backends=["rpc"]),
         make_plan(paths, flavour="asan"),
+        make_plan(paths, chat=False),
     ]
     with monkeypatch.context() as patch:
         patch.setenv("CFLAGS", "-O0")

@@ -65,7 +65,7 @@ def test_the_core_lists_what_is_inside_and_nothing_else(dist: Path) -> None:
     sizes = {row.filename.removeprefix(build): row.file_size for row in rows}
     assert info["files"] == {name: size for name, size in sizes.items() if name != "build.json"}
     libraries = {PurePosixPath(name).stem.removeprefix("lib") for name in sizes if name.startswith("lib/")}
-    assert libraries == {"llama", "ggml", "ggml-base", *info["plugins"]}
+    assert libraries == {"llama", "ggml", "ggml-base", "pyllama-chat", *info["plugins"]}
     assert all(name.startswith("cpu") for name in info["backends"])
     told = json.loads(package.read(f"{build}provenance.json"))
     assert {row["file"] for row in told["libraries"] if row["file"].startswith("lib/")} == {

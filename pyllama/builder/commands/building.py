@@ -16,6 +16,11 @@ def add_commands(commands: Subparsers) -> None:
     build.add_argument("--backend", default="cpu", metavar="B,…", help="backends beside the CPU")
     build.add_argument("--tools", default="", metavar="T,…", help="also upstream's programs or libraries")
     build.add_argument("--flavour", default="release", help="release, asan or abi (for abidiff)")
+    build.add_argument(
+        "--no-chat",
+        action="store_true",
+        help="without the library of chat templates, which takes about as long to compile as the core",
+    )
     build.add_argument("--force", action="store_true", help="make it again although it is in the cache")
     build.add_argument("--export", type=Path, metavar="DIR", help="also copy the build into this folder")
     add_json(build)
@@ -28,7 +33,12 @@ def _build(args: argparse.Namespace) -> int:
 
     paths = paths_of(args)
     plan = make_plan(
-        paths, pin=args.pin, wanted=wanted(args), backends=names(args.backend), flavour=args.flavour
+        paths,
+        pin=args.pin,
+        wanted=wanted(args),
+        backends=names(args.backend),
+        flavour=args.flavour,
+        chat=not args.no_chat,
     )
     done = build.build(
         paths,

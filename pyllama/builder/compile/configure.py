@@ -18,7 +18,7 @@ from ..paths import Paths
 from ..plan import Plan
 from ..progress import Reporter
 from ..stack.apply import PatchedTree
-from . import cpu, flags, needs, ninja
+from . import CHAT, cpu, flags, needs, ninja
 from .backends import Backend
 from .made_with import made_with
 from .toolchain import Toolchain
@@ -52,6 +52,7 @@ _FLAVOURS = {
     "abi": {f"CMAKE_{language}_FLAGS_RELEASE": "-O0 -g -DNDEBUG" for language in ("C", "CXX")},
 }
 CORE_TARGETS = ("llama", "ggml", "ggml-base")
+CHAT_TARGET = "pyllama-chat"
 _IDENTITY = """
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
@@ -112,7 +113,12 @@ def _settings(
     """Return the options and all that depends on this machine's folders and programs."""
     origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
     maps = flags.prefix_maps(patched.folder, folder)
-    patterns = [*CORE_TARGETS, "mtmd", *(row.target.replace("*", ".*") for row in wanted.backends)]
+    patterns = [
+        *CORE_TARGETS,
+        CHAT_TARGET,
+        "mtmd",
+        *(row.target.replace("*", ".*") for row in wanted.backends),
+    ]
     settings = {
         **options,
         **met,
@@ -123,6 +129,7 @@ def _settings(
         "CMAKE_C_FLAGS": flags.line(maps, os.environ.get("CFLAGS", "")),
         "CMAKE_CXX_FLAGS": flags.line(maps, os.environ.get("CXXFLAGS", "")),
         "CMAKE_PROJECT_llama.cpp_INCLUDE": str(Path(__file__).parent / "identity.cmake"),
+        "PYLLAMA_CHAT_SOURCE": str(CHAT),
         "PYLLAMA_IDENTITY_SOURCE": str(folder / "pyllama-identity.c"),
         "PYLLAMA_IDENTITY_TARGETS": ";".join(patterns),
     }

@@ -16,7 +16,7 @@ from ..plan import Plan
 from ..progress import Reporter
 from ..stack.apply import PatchedTree
 from . import backends, ninja
-from .configure import CORE_TARGETS, configured
+from .configure import CHAT_TARGET, CORE_TARGETS, configured
 from .toolchain import Toolchain
 
 
@@ -43,8 +43,9 @@ def compile_core(
     with configured(patched, wanted, paths, tools, identity, reporter) as made:
         # ggml depends on every backend that is configured, so a pattern needs no list here.
         plain = [row.target for row in wanted.backends if "*" not in row.target]
-        _compile(made.folder, [*CORE_TARGETS, *plain], tools, reporter)
-        _collect_libraries(made.folder, CORE_TARGETS, out / "lib")
+        ours = [*CORE_TARGETS, CHAT_TARGET] if wanted.chat else CORE_TARGETS
+        _compile(made.folder, [*ours, *plain], tools, reporter)
+        _collect_libraries(made.folder, ours, out / "lib")
         plugins = _collect_libraries(made.folder, [row.library for row in wanted.backends], out / "lib")
     _collect_headers(patched.folder, out / "include")
     _collect_licenses(patched.folder, out / "licenses")

@@ -30,4 +30,5 @@ function(pyllama_add_identity)
     endif()
 endfunction()
 
+include("${CMAKE_CURRENT_LIST_DIR}/chat.cmake")
 cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL pyllama_add_identity)

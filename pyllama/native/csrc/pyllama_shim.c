@@ -180,3 +180,31 @@ size_t pyllama_log_since(size_t mark, char *out, size_t size) {
     out[written] = '\0';
     return written;
 }
+
+#define LANES 16  // independent, so that the compiler can keep them in vectors
+
+int pyllama_largest(const float *numbers, int n) {
+    float best[LANES];
+    for (int k = 0; k < LANES; k++) {
+        best[k] = numbers[0];
+    }
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int k = 0; k < LANES; k++) {
+            best[k] = numbers[i + k] > best[k] ? numbers[i + k] : best[k];
+        }
+    }
+    float largest = best[0];
+    for (int k = 1; k < LANES; k++) {
+        largest = best[k] > largest ? best[k] : largest;
+    }
+    for (; i < n; i++) {
+        largest = numbers[i] > largest ? numbers[i] : largest;
+    }
+    for (i = 0; i < n; i++) {
+        if (numbers[i] == largest) {
+            return i;
+        }
+    }
+    return 0;
+}

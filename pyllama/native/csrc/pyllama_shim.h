@@ -34,6 +34,10 @@ void pyllama_log_set_sink(void (*sink)(int level, const char *line));
 size_t pyllama_log_mark(void);
 size_t pyllama_log_since(size_t mark, char *out, size_t size);
 
+// Index of the first of the largest of `n` numbers, 1 at least: llama.cpp's greedy sampler, without the array of
+// candidates that it is given.
+int pyllama_largest(const float *numbers, int n);
+
 // For llama_set_abort_callback, by callers of the C API (the Python layer sets none yet): true once
 // `*flag` is not zero. Never calls into Python.
 bool pyllama_abort(void *flag);

@@ -19,6 +19,20 @@ static void sink(int level, const char *line) {
     atomic_fetch_add(&delivered, 1);
 }
 
+static void largest(void) {
+    float numbers[100];
+    for (int n = 1; n <= 100; n++) {  // of every length, at every place, and the first of several
+        for (int at = 0; at < n; at++) {
+            for (int i = 0; i < n; i++) {
+                numbers[i] = -1.0f - (float) (i % 7);
+            }
+            numbers[at] = 3.0f;
+            numbers[n - 1] = 3.0f;
+            assert(pyllama_largest(numbers, n) == at);
+        }
+    }
+}
+
 static void one_thread(void) {
     char out[4096];
     size_t mark = pyllama_log_mark();
@@ -69,6 +83,7 @@ static void *many(void *number) {
 }
 
 int main(void) {
+    largest();
     one_thread();
 
     pyllama_log_set_sink(sink);

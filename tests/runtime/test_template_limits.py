@@ -1,0 +1,80 @@
+"""Feature template-limits: chat templates that would not end, and long ones that do."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyllama import ChatTemplate
+from pyllama.errors import UsageError
+
+pytestmark = pytest.mark.matrix
+
+USER = [{"role": "user", "content": "Hi"}]
+LOOP = "{% for a in range(4000) %}{% for b in range(4000) %}{% set x = a %}{% endfor %}{% endfor %}"
+ENDLESS = {
+    "calls itself": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "too often"),
+    "two call each other": (
+        "{% macro f(x) %}{{ g(x) }}{% endmacro %}{% macro g(x) %}a{{ f(x) }}{% endmacro %}{{ f(1) }}",
+        "too often",
+    ),
+    "nested loops": (LOOP, "come to an end"),
+    "one after the other": (LOOP.replace("4000", "1500") * 9, "come to an end"),
+    "a long range": ("{{ range(1000000000000) | length }}", "come to an end"),
+    "a long range, downwards": ("{% for i in range(0, -1000000000000, -1) %}{% endfor %}", "come to an end"),
+    "lists that double": (
+        "{% set ns = namespace(s=[1, 2]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "come to an end",
+    ),
+    "looking through a long list": (
+        "{% set a = range(400000) %}{% for i in range(100000) %}{% if 1.5 in a %}{% endif %}{% endfor %}",
+        "come to an end",
+    ),
+    "a value that holds itself": (
+        "{% set a = [1] %}{% set _ = a.append(a) %}{{ a | tojson }}",
+        "nests too deep|append",
+    ),
+    "the same as text": ("{% set a = [1] %}{% set _ = a.append(a) %}{{ a }}", "nests too deep|append"),
+    "text that doubles": (
+        "{% set ns = namespace(s='0123456789abcdef') %}"
+        "{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "too much text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_it_ends_with_an_error(name: str) -> None:
+    source, told = ENDLESS[name]
+    with pytest.raises(UsageError, match=told):
+        ChatTemplate(None, source).apply(USER)
+    kept = ChatTemplate(None, "{% for m in messages %}{{ m.content }}{% endfor %}!").apply(USER)
+    assert kept.text == "Hi!"
+
+
+@pytest.mark.parametrize("sum_", ["1 % 0", "1 // 0", "(1 is divisibleby(0))", "(1 is divisibleby 0)"])
+def test_division_by_zero(sum_: str) -> None:
+    """An error, or whatever floating point gives; the processor's trap would end this process."""
+    try:
+        ChatTemplate(None, "{{ " + sum_ + " }}").apply(USER)
+    except UsageError as error:
+        assert len(str(error)) < 2000
+
+
+def test_an_error_is_short_however_long_the_line() -> None:
+    """Each level of nesting tells the line that it comes from."""
+    source = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}" + "x" * 20_000
+    with pytest.raises(UsageError, match="too often"):
+        ChatTemplate(None, source).apply(USER)
+
+
+def test_long_chats_are_far_from_the_limits() -> None:
+    """Of 9,999 messages, by a template that looks at each of them several times."""
+    source = (
+        "{% macro show(m) %}{% if m.role == 'user' %}<u>{{ m.content | trim }}"
+        "{% else %}<a>{{ m.content }}{% endif %}{% endmacro %}"
+        "{% for m in messages %}{% if loop.last %}!{% endif %}{{ show(m) }}{% endfor %}"
+    )
+    words = "word " * 40
+    messages = [{"role": ("user", "assistant")[i % 2], "content": f"{i} {words}"} for i in range(9999)]
+    text = ChatTemplate(None, source).apply(messages).text
+    assert text.count("<u>") == text.count("<a>") + 1 == 5000 and text.count("!") == 1
