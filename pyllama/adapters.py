@@ -102,7 +102,8 @@ def apply_loras(context: Context, chosen: list[tuple[Lora, float]]) -> None:
 class ControlVector:
     """A direction for each of some layers, added to what the layer gives out. Plain data, of no model.
 
-    Vectors can be added and multiplied: `0.8 * happy + 0.2 * formal`.
+    Vectors can be added and multiplied: `0.8 * happy + 0.2 * formal`. Raises UsageError for directions of
+    different lengths, or none.
     """
 
     layers: Mapping[int, array[float]]

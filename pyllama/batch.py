@@ -26,7 +26,7 @@ class Batch(Handle):
         ctx.logits(last)
 
     A position that is not given is the next one of the sequence when the batch is decoded. A batch may be
-    decoded again, by any context; `clear` empties it.
+    decoded again, by any context; `clear` empties it. Raises UsageError for a size that cannot be.
     """
 
     def __init__(self, capacity: int, *, n_seq_max: int = 1) -> None:
@@ -94,6 +94,11 @@ class Batch(Handle):
     def clear(self) -> None:
         """Take everything out of it."""
         self._positions.clear()
+
+    def sequences(self) -> set[int]:
+        """Return the sequences that its tokens are in; the caller holds the lock."""
+        batch = self.ptr
+        return {batch.seq_id[i][j] for i in range(len(self)) for j in range(batch.n_seq_id[i])}
 
     def prepared(self, context: Context) -> Any:
         """Return the `llama_batch` for a context, with every position; the caller holds both locks.

@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     from .context import Context
     from .sequence import Sequence
 
-PLACES = {
+_PLACES = {
     "device": "LLAMA_CHECKPOINT_DEVICE",
     "host": "LLAMA_CHECKPOINT_HOST",
     "auto": "LLAMA_CHECKPOINT_DEVICE_OR_HOST",
 }
 PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGSPARTIAL_ONLY; the oldest pin calls it SWA_ONLY
+
+
+def place_of(where: str) -> str:
+    """Return llama.cpp's name of a place. Raises UsageError for one that is none."""
+    found = _PLACES.get(where)
+    if found is None:
+        raise UsageError(f"where={where!r} is no place for a checkpoint: {', '.join(_PLACES)}")
+    return found
 
 
 class Checkpoint(Handle):
@@ -28,9 +36,7 @@ class Checkpoint(Handle):
     """
 
     def __init__(self, context: Context, seq_id: int, where: str, partial: bool, replaced: int) -> None:
-        place = PLACES.get(where)
-        if place is None:
-            raise UsageError(f"where={where!r} is no place for a checkpoint: {', '.join(PLACES)}")
+        place = place_of(where)
         library = context.library
         raw = library.raw
         if not hasattr(raw, "llama_memory_checkpoint_save"):
@@ -43,19 +49,18 @@ class Checkpoint(Handle):
             found = raw.llama_memory_checkpoint_replace(
                 context.ptr, replaced, seq_id, flags, getattr(raw, place)
             )
-            words = lines()
-            if found:
-                super().__init__(int(found), context.release_later, parent=context)
-        if not found:
-            raise ContextError(f"no checkpoint of sequence {seq_id}: {words or 'the model has no memory'}")
-        self.seq_id = int(raw.llama_memory_checkpoint_seq_id(context.ptr, found))
-        """The sequence that was saved."""
-        self.length = int(raw.llama_memory_checkpoint_pos(context.ptr, found)) + 1
-        """Positions that the sequence held, in tokens."""
-        self.nbytes = int(raw.llama_memory_checkpoint_size(context.ptr, found))
-        """Bytes of tensor data."""
-        self.on_host = bool(raw.llama_memory_checkpoint_on_host(context.ptr, found))
-        """Whether it went to host memory although the sequence's memory is on a device."""
+            if not found:
+                reason = lines() or "the model has no memory"
+                raise ContextError(f"no checkpoint of sequence {seq_id}: {reason}")
+            super().__init__(int(found), context.release_later, parent=context)
+            self.seq_id = int(raw.llama_memory_checkpoint_seq_id(context.ptr, found))
+            """The sequence that was saved."""
+            self.length = int(raw.llama_memory_checkpoint_pos(context.ptr, found)) + 1
+            """Positions that the sequence held, in tokens."""
+            self.nbytes = int(raw.llama_memory_checkpoint_size(context.ptr, found))
+            """Bytes of tensor data."""
+            self.on_host = bool(raw.llama_memory_checkpoint_on_host(context.ptr, found))
+            """Whether it went to host memory although the sequence's memory is on a device."""
 
     def release(self) -> None:
         """Free it. A second call does nothing; using it afterwards raises ClosedError."""

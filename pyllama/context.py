@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
-from . import adapters, context_options, decode_errors, outputs, rpc
+from . import adapters, cancelling, context_options, decode_errors, forks, outputs, rpc
 from .batch import Batch
 from .errors import ContextError, UsageError
 from .kv import Kv
@@ -41,8 +41,11 @@ class Context(Handle):
     makes the cache for that many tokens instead of n_ctx, `kv_demand_paged` takes host memory for it
     when it is used and gives it back, `kv_block_size` counts in blocks of so many cells (see `kv`).
 
+    Several threads may use one context: their calls wait for each other. A generation that another one
+    ends, since it clears the context, raises ContextError.
+
     Raises ContextError, with llama.cpp's own last words, when it cannot be made, UsageError for an
-    option that this build does not have.
+    option that this build does not have, ForkError in a child of `os.fork` that cannot compute.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Context(Handle):
         params.no_perf = True
         options, fields = context_options.split(fields)
         set_fields(library.ffi, params, fields)
+        forks.check(max(params.n_threads, params.n_threads_batch))
         with model.lock:
             with log.collected() as lines:
                 ptr = context_options.new_context(library, model.ptr, params, options)
@@ -104,12 +108,12 @@ class Context(Handle):
         self.kept = Kept()
         """What the last generation left in sequence 0; kept by `pyllama.prefix`."""
         hybrid, cut = _is_hybrid(library.raw, model), not params.swa_full
-        self.rewinds = not (
-            hybrid
-            or library.raw.llama_model_is_recurrent(model.ptr)
-            or (cut and library.raw.llama_model_n_swa(model.ptr) > 0)
-        )
+        self.recurrent = hybrid or bool(library.raw.llama_model_is_recurrent(model.ptr))
+        """Whether there is state that only a checkpoint brings back."""
+        self.rewinds = not (self.recurrent or (cut and library.raw.llama_model_n_swa(model.ptr) > 0))
         """Whether tokens can be taken back off the end of a sequence without a checkpoint."""
+        self.cache_types, self.swa_full = (int(params.type_k), int(params.type_v)), not cut
+        """ggml's types of K and V, and whether a sliding window's cache keeps all tokens."""
         self._whole = outputs.takes_whole(self, self._gives_embeddings)
         size = library.raw.llama_n_ubatch if self._whole else library.raw.llama_n_batch
         self._capacity = int(size(ptr))
@@ -117,6 +121,10 @@ class Context(Handle):
         self._seq_arrays: tuple[Any, Any, Any] | None = None
         self._vocab_size = len(model.vocab)
         self._clears = 0
+        self.undo: cancelling.Undo | None = None
+        """What takes back the decode that is under way, if that can be stopped."""
+        self.stop_flag: Any = cancelling.register(self)
+        """An `int *`: what is being computed stops when it is not 0. It is read on the CPU."""
         log.raise_pending()
         # What n_ctx is divided by; newer pins say themselves what one sequence may hold.
         self._streams = 1 if params.kv_unified else n_seq_max
@@ -133,14 +141,16 @@ class Context(Handle):
     @property
     def n_ctx(self) -> int:
         """Tokens that the context can hold."""
-        return int(self._library.raw.llama_n_ctx(self.ptr))
+        with self.guard:
+            return int(self._library.raw.llama_n_ctx(self.ptr))
 
     @property
     def n_ctx_seq(self) -> int:
         """Tokens that one sequence can hold."""
         raw = self._library.raw
         if hasattr(raw, "llama_n_ctx_seq"):
-            return int(raw.llama_n_ctx_seq(self.ptr))
+            with self.guard:
+                return int(raw.llama_n_ctx_seq(self.ptr))
         return self.n_ctx // self._streams
 
     @property
@@ -157,14 +167,17 @@ class Context(Handle):
     def n_layers(self) -> int:
         """Layers that it computes."""
         raw = self._library.raw
-        if hasattr(raw, "llama_get_n_layer"):
-            return int(raw.llama_get_n_layer(self.ptr))
-        return int(raw.llama_model_n_layer(self.model.ptr))
+        with self.guard:
+            if hasattr(raw, "llama_get_n_layer"):
+                return int(raw.llama_get_n_layer(self.ptr))
+            return int(raw.llama_model_n_layer(self.model.ptr))
 
     @property
     def n_experts(self) -> int:
         """Experts that it takes for each token; 0 where the model has none."""
-        return int(context_options.needed(self._library, "n_experts").llama_get_n_expert_used(self.ptr))
+        raw = context_options.needed(self._library, "n_experts")
+        with self.guard:
+            return int(raw.llama_get_n_expert_used(self.ptr))
 
     def set_experts(self, n: int) -> None:
         """Take `n` experts for each token from the next decode on: fewer are faster and less exact.
@@ -214,41 +227,56 @@ class Context(Handle):
         """Append tokens to a sequence and compute; the logits of the last one are kept.
 
         Any number of tokens is taken, `n_batch` at a time. A `Batch` says itself what goes where, and is
-        taken whole. Raises DecodeError when the context is full or the backend fails, ContextError for a
-        token that is not in the vocabulary, OutputError while an array looks at the last outputs.
+        taken whole. Raises DecodeError when the context is full or the backend fails, Cancelled when it is
+        stopped (see `Cancel`; the sequences are put back then), ContextError for a token that is not in the
+        vocabulary, OutputError while an array looks at the last outputs.
         """
         if isinstance(tokens, Batch):
             with self.lock, tokens.lock:
                 self.free_released()
-                self._compute(tokens.prepared(self), len(tokens))
+                prepared, n = tokens.prepared(self), len(tokens)
+                if n < cancelling.LONG and not cancelling.scopes():
+                    self._compute(prepared, n)
+                else:
+                    with cancelling.Undo(self, tokens.sequences(), n):
+                        self._compute(prepared, n)
                 if self.model.rpc_endpoints:
                     decode_errors.check_servers(self, len(tokens))
             return
-        if not tokens:
+        n = len(tokens)
+        if not n:
             raise ContextError("there are no tokens to decode: give at least one")
-        if self._whole and len(tokens) > self._capacity:
+        if self._whole and n > self._capacity:
             raise ContextError(
-                f"{len(tokens)} tokens have to be computed in one go, and the context takes "
+                f"{n} tokens have to be computed in one go, and the context takes "
                 f"{self._capacity}: use a larger n_batch and n_ubatch"
             )
-        highest = self._vocab_size
-        raw, buffer = self._library.raw, self._tokens
         with self.lock:
             self.free_released()
             if self.model.n_positions:
-                self.check_position(self.sequence(seq_id).length + len(tokens) - 1)
-            for start in range(0, len(tokens), self._capacity):
-                part = tokens[start : start + self._capacity]
-                for i, token in enumerate(part):
-                    if not 0 <= token < highest:
-                        raise ContextError(f"token {token} is not in a vocabulary of {highest}")
-                    buffer[i] = token
-                batch = raw.llama_batch_get_one(buffer, len(part))
-                if seq_id != 0:
-                    batch.n_seq_id, batch.seq_id = self._named(seq_id)
-                self._compute(batch, len(part))
+                self.check_position(self.sequence(seq_id).length + n - 1)
+            if n < cancelling.LONG and not cancelling.scopes():
+                self._compute_all(tokens, n, seq_id)
+            else:
+                with cancelling.Undo(self, (seq_id,), n):
+                    self._compute_all(tokens, n, seq_id)
             if self.model.rpc_endpoints:
-                decode_errors.check_servers(self, len(tokens))
+                decode_errors.check_servers(self, n)
+
+    def _compute_all(self, tokens: Tokens[int], n: int, seq_id: int) -> None:
+        """Decode `n` tokens, `n_batch` at a time; the caller holds the lock."""
+        raw, buffer, highest = self._library.raw, self._tokens, self._vocab_size
+        for start in range(0, n, self._capacity):
+            part = tokens[start : start + self._capacity]
+            size = len(part)
+            for i, token in enumerate(part):
+                if not 0 <= token < highest:
+                    raise ContextError(f"token {token} is not in a vocabulary of {highest}")
+                buffer[i] = token
+            batch = raw.llama_batch_get_one(buffer, size)
+            if seq_id != 0:
+                batch.n_seq_id, batch.seq_id = self._named(seq_id)
+            self._compute(batch, size)
 
     def check_position(self, position: int) -> None:
         """Raise ContextError for a position that the model has no row for in its table."""
@@ -268,9 +296,11 @@ class Context(Handle):
             outputs.check_not_lent(owned.borrowed)
         self._decodes += 1
         mark = raw.pyllama_log_mark()
-        code = raw.llama_decode(self.ptr, batch)
+        code = raw.llama_decode(self.ptr, batch) if self.undo is None else self.undo.decode(batch)
         log.raise_pending()
         if code != 0:
+            if code == decode_errors.STOPPED:
+                cancelling.end_thread_at_exit()
             raise decode_errors.make(self, code, n, mark)
 
     def logits(self, index: int = -1) -> Output:

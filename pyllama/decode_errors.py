@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import rpc
-from .errors import DecodeError
+from .errors import Cancelled, DecodeError
 from .kv import fullness
 
 if TYPE_CHECKING:
     from .context import Context
 
+STOPPED = 2
 _WORDS = {
     1: "the context is full: use a larger n_ctx, or clear it",
-    2: "the decoding was stopped",
     -1: "the batch is not valid",
 }
 
@@ -31,6 +31,8 @@ def make(context: Context, code: int, n: int, mark: int) -> DecodeError:
     lost = rpc.failure(context.model.rpc_endpoints)
     if lost:
         return DecodeError(f"{n} tokens could not be decoded (code {code}): {lost}", code)
+    if code == STOPPED:
+        return Cancelled(f"the decoding of {n} tokens was stopped")
     ffi = context.library.ffi
     buffer = ffi.new("char[]", 4096)
     size = context.library.raw.pyllama_log_since(mark, buffer, 4096)

@@ -6,17 +6,16 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .batch import Batch
 from .errors import ClosedError, ContextError, UsageError
 from .markup import table
+from .native.closing import Closing
 
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from .context import Context
     from .model import Model
@@ -49,7 +48,7 @@ class Embeddings:
         return (self[i] for i in range(len(self)))
 
     def numpy(self) -> NDArray[float32]:
-        """Return them as a matrix, a row each, of the same memory. Needs NumPy."""
+        """Return them as a matrix, a row each, of the same memory. Raises UsageError without NumPy."""
         try:
             import numpy
         except ImportError:
@@ -70,7 +69,7 @@ class Embeddings:
         return f"<Embeddings: {len(self)} vectors of {self.width} numbers>"
 
 
-class Embedder:
+class Embedder(Closing):
     """Turns texts into vectors, with a context of its own that grows with the longest text.
 
     `pooling` makes one vector of the tokens' vectors: `mean`, `cls` (the first token's), `last`, or `none`
@@ -199,14 +198,6 @@ class Embedder:
         """Free its context. A second call does nothing."""
         self._closed = True
         self._free()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Embedder pooling={self.pooling!r} of {self.model!r}>"

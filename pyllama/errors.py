@@ -6,6 +6,11 @@ command line all raise from here; nothing below imports anything.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .response import Generation
+
 
 class Error(Exception):
     """Base class of every error that pyllama raises on purpose."""
@@ -59,8 +64,41 @@ class DecodeError(ContextError):
         self.code = code
 
 
+class Cancelled(DecodeError):
+    """A decode was stopped by a `Cancel`.
+
+    `cleared` are the sequences that hold nothing now, because they could not be put back to what they held
+    before; all others were.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 2)
+        self.cleared: tuple[int, ...] = ()
+
+
+class GenerationErrors(Error):
+    """Some requests of `generate_many` failed; the others were finished.
+
+    `errors` has the exception of each one that failed, by its place among the prompts; `results` has what
+    came of each prompt, None for those.
+    """
+
+    def __init__(self, errors: dict[int, Exception], results: list[Generation | None]) -> None:
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {len(results)} prompts failed, the rest is in `results` (prompt {first}: "
+            f"{errors[first]})"
+        )
+        self.errors = errors
+        self.results = results
+
+
 class OutputError(ContextError):
     """Logits or embeddings were used, or held on to, past the decode that they came from."""
+
+
+class StateError(Error):
+    """A saved sequence is damaged, of another model or build, or cannot be written."""
 
 
 class RpcError(Error):
@@ -69,3 +107,7 @@ class RpcError(Error):
 
 class ClosedError(Error):
     """A handle was used after it had been closed."""
+
+
+class ForkError(ClosedError):
+    """A child made by `os.fork` used what its parent had made: only the parent has the threads behind it."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from . import prefix
 from .batch import Batch
 from .context import Context
+from .drafts.drafting import Draft, check_most
+from .drafts.speculation import Plain, Source, Speculation, Step
 from .errors import ContextError, UsageError
 from .logprobs import Scorer, TokenLogprob, check_top
 from .model import Model
-from .response import Generation, Piece
+from .prefix import Reuse
+from .response import Drafting, Generation, Piece
 from .sampler import Sampler
 from .sampling import SamplerParams
 from .stopping import StopStrings
@@ -32,7 +36,9 @@ class _Request:
     stop: tuple[str, ...]
     logprobs: int | None
     echo: bool
-    reuse: bool
+    reuse: Reuse | None
+    draft: Draft | None
+    where: str
 
 
 def stream(
@@ -47,7 +53,8 @@ def stream(
     logprobs: int | None = None,
     echo: bool = False,
     parse_special: bool = False,
-    reuse: bool = True,
+    reuse: bool | Reuse = True,
+    draft: Draft | None = None,
 ) -> Iterator[Piece]:
     """Generate from `prompt` and yield a Piece per token, then a closing one with the whole.
 
@@ -57,7 +64,9 @@ def stream(
     `temperature` and `seed` override `params`. `stop` are strings that end the text. `logprobs` asks for
     the log-probability of each token and of so many likeliest ones. `echo` puts the prompt in front.
     `parse_special` reads special tokens that are written out in the prompt: leave it off for text that you
-    did not write yourself. Raises ContextError when the prompt does not fit or is empty, UsageError for
+    did not write yourself. `reuse` may be a `Reuse`, which says what is kept for the next prompt. `draft`
+    guesses tokens ahead, which makes it faster and changes nothing else: see `PromptLookup`, `DraftModel` and
+    `SelfDraft`. Raises ContextError when the prompt does not fit or is empty, UsageError for
     values out of range, for a grammar that does not parse and for a model that is no text generator.
     """
     if max_tokens < 0:
@@ -72,6 +81,8 @@ def stream(
     StopStrings(stops)  # wrong values are told at once, not at the first piece
     if logprobs is not None:
         check_top(model, logprobs)
+    if isinstance(prompt, bytes):  # a sequence of numbers, for a type checker too
+        raise UsageError("the prompt is bytes: decode them to a str, or give a list of tokens")
     if isinstance(prompt, str):
         text, tokens = prompt, model.tokenize(prompt, parse_special=parse_special)
     else:
@@ -79,8 +90,13 @@ def stream(
         text = model.detokenize(tokens, special=parse_special) if echo else ""
     if not tokens:
         raise ContextError("the prompt has no tokens: write something, or give the model's BOS token")
+    if draft is not None:
+        check_most(draft.most)
+    policy = reuse if isinstance(reuse, Reuse) else Reuse()
     sampler = Sampler(chosen, model)
-    return _run(source, _Request(text, tokens, max_tokens, sampler, stops, logprobs, echo, reuse))
+    kept = policy if reuse else None
+    request = _Request(text, tokens, max_tokens, sampler, stops, logprobs, echo, kept, draft, policy.where)
+    return _run(source, request)
 
 
 def generate(
@@ -95,7 +111,8 @@ def generate(
     logprobs: int | None = None,
     echo: bool = False,
     parse_special: bool = False,
-    reuse: bool = True,
+    reuse: bool | Reuse = True,
+    draft: Draft | None = None,
 ) -> Generation:
     """Generate from `prompt` and return the whole; arguments and errors are those of `stream`."""
     for piece in stream(
@@ -110,6 +127,7 @@ def generate(
         echo=echo,
         parse_special=parse_special,
         reuse=reuse,
+        draft=draft,
     ):
         if piece.result is not None:
             return piece.result
@@ -128,7 +146,7 @@ def _run(source: Model | Context, request: _Request) -> Iterator[Piece]:
         return
     size = fitting_size(source, len(request.tokens), request.max_tokens)
     with source.context(n_ctx=size) as own:
-        yield from _pieces(own, replace(request, reuse=False))
+        yield from _pieces(own, replace(request, reuse=None))
 
 
 class _Text:
@@ -163,6 +181,7 @@ class _Progress:
     prompt_scores: tuple[TokenLogprob, ...] | None = None
     ended: bool = False
     """Whether the model ended the text."""
+    drafting: Drafting | None = None
 
 
 def _pieces(context: Context, request: _Request) -> Iterator[Piece]:
@@ -174,14 +193,15 @@ def _pieces(context: Context, request: _Request) -> Iterator[Piece]:
     if request.echo:
         text.append(request.text)
         yield Piece(request.text, None)
-    for token, score in _tokens(context, request, progress, start):
-        made.append(token)
-        text.append(out.feed(token))
-        if score is not None:
-            scores.append(score)
-        yield Piece(text[-1], token, logprob=score)
-        if out.stop is not None:
-            break
+    with closing(_tokens(context, request, progress, start)) as steps:
+        for token, score in steps:
+            made.append(token)
+            text.append(out.feed(token))
+            if score is not None:
+                scores.append(score)
+            yield Piece(text[-1], token, logprob=score)
+            if out.stop is not None:
+                break
     text.append(out.finish())
     reason = "stop" if progress.ended or out.stop is not None else "length"
     result = Generation(
@@ -195,13 +215,14 @@ def _pieces(context: Context, request: _Request) -> Iterator[Piece]:
         stop=out.stop,
         logprobs=tuple(scores) if request.logprobs is not None else None,
         prompt_logprobs=progress.prompt_scores,
+        drafting=progress.drafting,
     )
     yield Piece(text[-1], None, reason, result=result)
 
 
 def _tokens(
     context: Context, request: _Request, progress: _Progress, start: float
-) -> Iterator[tuple[int, TokenLogprob | None]]:
+) -> Generator[Step, None, None]:
     """Read the prompt, then sample and decode in turn, up to the model's end of the text."""
     model, tokens = context.model, request.tokens
     size = context.n_ctx_seq
@@ -209,10 +230,13 @@ def _tokens(
         raise ContextError(
             f"the prompt has {len(tokens)} tokens, the context holds {size}: use a larger n_ctx"
         )
-    if not context.library.raw.llama_get_memory(context.ptr):
+    with context.guard:
+        has_memory = context.library.raw.llama_get_memory(context.ptr)
+    if not has_memory:
         raise UsageError(f"{model.architecture} models do not continue texts: use Embedder, or pyllama.lib")
     is_eog = model.vocab.is_eog
     scorer = Scorer(model, request.logprobs) if request.logprobs is not None else None
+    source: Source | None = None
     try:
         with request.sampler as sampler:
             with context.lock:
@@ -220,19 +244,16 @@ def _tokens(
             sampler.accept_prompt(tokens)
             progress.prompt_seconds = time.perf_counter() - start
             mine = context.clears
+            source = _source(context, request, sampler, scorer)
             last: int | None = None
-            for _ in range(min(request.max_tokens, size - len(tokens) + 1)):
+            for left in range(min(request.max_tokens, size - len(tokens) + 1), 0, -1):
                 with context.lock:
                     if context.clears != mine:
                         raise ContextError(
                             "the context was cleared while this generation was under way: "
                             "use one context per generation"
                         )
-                    if last is not None:
-                        context.decode((last,))
-                        context.kept.tokens.append(last)
-                    token = sampler.sample(context)
-                    score = scorer.score(context, token) if scorer is not None else None
+                    token, score = source.step(last, left)
                 if last is None:
                     progress.prompt_seconds = time.perf_counter() - start
                 if is_eog(token):
@@ -241,9 +262,18 @@ def _tokens(
                 yield token, score
                 last = token
     finally:
-        context.kept.stamp = context.stamp
+        with context.lock:
+            if source is not None:
+                progress.drafting = source.close()
+            context.kept.stamp = context.stamp
         if scorer is not None:
             scorer.close()
+
+
+def _source(context: Context, request: _Request, sampler: Sampler, scorer: Scorer | None) -> Source:
+    if request.draft is None:
+        return Plain(context, sampler, scorer)
+    return Speculation(context, sampler, scorer, request.draft, request.tokens, request.where)
 
 
 def _read(context: Context, request: _Request, scorer: Scorer | None, progress: _Progress) -> None:
@@ -252,17 +282,12 @@ def _read(context: Context, request: _Request, scorer: Scorer | None, progress: 
     scored = scorer is not None and request.echo
     if not request.max_tokens and not scored:
         return
-    progress.cached = prefix.prepare(context, tokens, reuse=request.reuse and not scored)
-    rest = tokens[progress.cached :]
+    reuse = request.reuse is not None and not scored
+    progress.cached, departs = prefix.prepare(context, tokens, reuse=reuse)
     if scorer is not None and scored:
         progress.prompt_scores = _read_scored(context, tokens, scorer)
-    elif context.rewinds or not request.reuse:
-        context.decode(rest)
     else:
-        if len(rest) > 1:
-            context.decode(rest[:-1])
-        prefix.save(context)
-        context.decode(rest[-1:])
+        prefix.read(context, tokens, progress.cached, departs, request.reuse)
     context.kept.tokens = list(tokens)
 
 

@@ -110,6 +110,20 @@ def read(path: str | os.PathLike[str]) -> GgufFile:
         raw.ggml_free(context[0])
 
 
+def data_offset(path: Path) -> int:
+    """Return where the weights begin, in bytes. Raises ModelError when it is no good GGUF file."""
+    library = load()
+    raw = library.raw
+    with log.collected() as lines:
+        file = raw.gguf_init_from_file(os.fsencode(path), {"no_alloc": True, "ctx": library.ffi.NULL})
+        words = lines()
+    if file == library.ffi.NULL:
+        raise ModelError(f"{path} cannot be read: {words or 'it is damaged, download it again'}")
+    offset = int(raw.gguf_get_data_offset(file))
+    raw.gguf_free(file)
+    return offset
+
+
 def check_whole(file: GgufFile) -> None:
     """Raise ModelError when the file ends before its tensors do: not every pin notices."""
     needed = max((tensor.offset + tensor.nbytes for tensor in file.tensors), default=0)

@@ -63,7 +63,7 @@ class KvStats:
 
 
 class Kv:
-    """The attention cache of a context; `Context.kv` gives it. It owns nothing."""
+    """The attention cache of a context; made by `Context.kv`. It owns nothing."""
 
     __slots__ = ("_context",)
 

@@ -106,13 +106,15 @@ class Model(Handle):
     @property
     def vocab(self) -> Vocab:
         """The vocabulary; it keeps the model alive."""
-        return Vocab(self, self._pieces)
+        with self.guard:
+            return Vocab(self, self._pieces)
 
     @property
     def description(self) -> str:
         """Architecture, size and quantisation in llama.cpp's words."""
         buffer = self._library.ffi.new("char[]", 256)
-        self._library.raw.llama_model_desc(self.ptr, buffer, 256)
+        with self.guard:
+            self._library.raw.llama_model_desc(self.ptr, buffer, 256)
         text: str = self._library.ffi.string(buffer).decode("utf-8", "replace")
         return text
 
@@ -120,14 +122,16 @@ class Model(Handle):
     def architecture(self) -> str:
         """Upstream's name of the architecture, e.g. `llama`; it begins the names of most metadata."""
         buffer = self._library.ffi.new("char[]", 256)
-        self._library.raw.llama_model_meta_val_str(self.ptr, b"general.architecture", buffer, 256)
+        with self.guard:
+            self._library.raw.llama_model_meta_val_str(self.ptr, b"general.architecture", buffer, 256)
         text: str = self._library.ffi.string(buffer).decode("utf-8", "replace")
         return text
 
     @property
     def n_ctx_train(self) -> int:
         """The context size, in tokens, that the model was trained for."""
-        return int(self._library.raw.llama_model_n_ctx_train(self.ptr))
+        with self.guard:
+            return int(self._library.raw.llama_model_n_ctx_train(self.ptr))
 
     @functools.cached_property
     def n_positions(self) -> int:
@@ -137,37 +141,66 @@ class Model(Handle):
         names = {tensor.name for tensor in gguf_file.read(self.path).tensors}
         return self.n_ctx_train if "position_embd.weight" in names else 0
 
+    @functools.cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a generation (end of text, of turn, …)."""
+        is_eog = self._library.raw.llama_vocab_is_eog
+        with self.guard:
+            vocab = self.vocab
+            return frozenset(token for token in range(len(vocab)) if is_eog(vocab.ptr, token))
+
     @property
     def n_params(self) -> int:
         """Number of parameters."""
-        return int(self._library.raw.llama_model_n_params(self.ptr))
+        with self.guard:
+            return int(self._library.raw.llama_model_n_params(self.ptr))
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return int(self._library.raw.llama_model_size(self.ptr))
+        with self.guard:
+            return int(self._library.raw.llama_model_size(self.ptr))
 
     @property
     def metadata(self) -> dict[str, str]:
         """The file's key-value pairs, as text; arrays are shortened by llama.cpp."""
-        raw, ffi, model = self._library.raw, self._library.ffi, self.ptr
+        raw, ffi = self._library.raw, self._library.ffi
         found = {}
-        for i in range(raw.llama_model_meta_count(model)):
-            key = _meta(ffi, raw.llama_model_meta_key_by_index, model, i)
-            found[key] = _meta(ffi, raw.llama_model_meta_val_str_by_index, model, i)
+        with self.guard:
+            model = self.ptr
+            for i in range(raw.llama_model_meta_count(model)):
+                key = _meta(ffi, raw.llama_model_meta_key_by_index, model, i)
+                found[key] = _meta(ffi, raw.llama_model_meta_val_str_by_index, model, i)
         return found
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Return the tokens of `text`; see `Vocab.tokenize`."""
         return self.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
 
-    def detokenize(self, tokens: list[int], *, special: bool = False) -> str:
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """Return the text of `tokens`; see `Vocab.detokenize`."""
         return self.vocab.detokenize(tokens, special=special)
 
-    def context(self, **options: Any) -> Context:
-        """Make a context; see `Context` for the options."""
-        return Context(self, **options)
+    def context(
+        self,
+        *,
+        n_ctx: int = 0,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        n_seq_max: int = 1,
+        threads: int = 0,
+        **fields: Any,
+    ) -> Context:
+        """Make a context; see `Context` for the options and errors."""
+        return Context(
+            self,
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
+            n_seq_max=n_seq_max,
+            threads=threads,
+            **fields,
+        )
 
     def lora(self, path: str | os.PathLike[str]) -> Lora:
         """Load a LoRA adapter for this model; see `Lora`."""

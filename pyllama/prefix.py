@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .checkpoint import PARTIAL
-from .errors import ContextError
+from .checkpoint import PARTIAL, place_of
+from .errors import ContextError, UsageError
 
 if TYPE_CHECKING:
     from .context import Context
+
+NEAR = 64
+"""Tokens that are rather read once more than that reading them the first time is split."""
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Which states are kept so that the next prompt can go on from one, where tokens cannot be taken back.
+
+    That is so for recurrent and hybrid models and for sliding windows that are cut; others need none of this.
+    A state is saved where a prompt departs from the one before (a turn of a chat begins there), every `every`
+    tokens, and before the last token where that is more than 64 tokens further. When there are too many,
+    those go first that lie close together far from the end. So a follow-up, an edited last message and the
+    same prompt again are cheap.
+    Raises UsageError for values out of range.
+    """
+
+    checkpoints: int = 8
+    """States at most; 0 keeps none."""
+    every: int = 512
+    """Tokens between two of them in a long prompt; 0: only at its borders."""
+    nbytes: int | None = 256 << 20
+    """Bytes of all of them together at most; None: no limit."""
+    where: str = "auto"
+    """`device`, `host`, or `auto`: the host when the device has no room. It holds for drafts' states, too."""
+
+    def __post_init__(self) -> None:
+        place_of(self.where)
+        for name, value in (("checkpoints", self.checkpoints), ("every", self.every)):
+            if not 0 <= value < 2**31:
+                raise UsageError(f"{name}={value} is out of range: give a count, or 0")
+        if self.nbytes is not None and self.nbytes < 0:
+            raise UsageError(f"nbytes={self.nbytes} is out of range: give bytes, or None for no limit")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state of sequence 0. Not a `Checkpoint`: that would keep its context alive."""
+
+    id: int
+    """llama.cpp's."""
+    length: int
+    """Tokens that the sequence held."""
+    nbytes: int
 
 
 @dataclass
@@ -20,13 +65,8 @@ class Kept:
     tokens: list[int] = field(default_factory=list)
     stamp: tuple[int, ...] = ()
     """`Context.stamp` when the generation ended."""
-    checkpoint: int = 0
-    """llama.cpp's id of the state before the prompt's last token, where tokens cannot be taken back; or 0.
-
-    Not a `Checkpoint`: that would keep its context alive.
-    """
-    length: int = 0
-    """Tokens in that state."""
+    saved: list[Saved] = field(default_factory=list)
+    """States on the way there, the shortest first; none where tokens can be taken back."""
 
 
 def common_length(one: Tokens[int], other: Tokens[int]) -> int:
@@ -37,29 +77,81 @@ def common_length(one: Tokens[int], other: Tokens[int]) -> int:
     return min(len(one), len(other))
 
 
-def prepare(context: Context, tokens: Tokens[int], *, reuse: bool) -> int:
-    """Make sequence 0 hold the beginning of `tokens`, and nothing else in the context; return how many.
+def prepare(context: Context, tokens: Tokens[int], *, reuse: bool) -> tuple[int, int]:
+    """Make sequence 0 hold the beginning of `tokens`, and nothing else in the context.
 
-    At least the last token is left to be read: its logits are needed. The caller holds the lock.
+    Returns how many tokens it holds now, and where `tokens` departs from the text before: not less. At least
+    the last token is left to be read: its logits are needed. The caller holds the lock.
     """
     kept = context.kept
     if reuse and kept.stamp == context.stamp and context.sequence(0).length == len(kept.tokens) > 0:
-        shared = _rewind(context, kept, min(common_length(kept.tokens, tokens), len(tokens) - 1))
-        if shared:
-            kept.tokens = kept.tokens[:shared]
+        shared = min(common_length(kept.tokens, tokens), len(tokens) - 1)
+        held = _rewind(context, kept, shared)
+        if held:
+            kept.tokens = kept.tokens[:held]
             for other in range(1, context.n_seq_max):
                 context.sequence(other).clear()
-            return shared
+            return held, shared
+    else:
+        shared = 0
     forget(context)
     context.clear()
-    return 0
+    return 0, shared
 
 
 def forget(context: Context) -> None:
     """Drop what is kept of the last text."""
-    if context.kept.checkpoint:
-        context.library.raw.llama_memory_checkpoint_delete(context.ptr, context.kept.checkpoint)
+    for saved in context.kept.saved:
+        context.library.raw.llama_memory_checkpoint_delete(context.ptr, saved.id)
     context.kept = Kept()
+
+
+def read(context: Context, tokens: Tokens[int], held: int, departs: int, policy: Reuse | None) -> None:
+    """Read what follows the first `held` tokens, and save states on the way; the caller holds the lock.
+
+    `departs` is as `prepare` gave it.
+    """
+    raw = context.library.raw
+    if (
+        context.rewinds
+        or policy is None
+        or not policy.checkpoints
+        or not hasattr(raw, "llama_memory_checkpoint_replace")
+    ):
+        context.decode(tokens[held:])
+        return
+    for place in places(held, departs, len(tokens), policy.every):
+        if place > held:
+            context.decode(tokens[held:place])
+            held = place
+        _save(context, place, policy)
+    context.decode(tokens[held:])
+
+
+def places(held: int, departs: int, length: int, every: int) -> Iterator[int]:
+    """Yield after how many tokens of a prompt of `length` a state is saved, `held` of them being there."""
+    wanted = {held, departs}
+    last = max(wanted)
+    if not last or length - last > NEAR:  # a state there would split what is read before the first new token
+        wanted.add(length - 1)
+    if every:
+        wanted.update(range(held - held % every + every, length - 1, every))
+    yield from sorted(place for place in wanted if max(held, 1) <= place < length)
+
+
+def expendable(lengths: Tokens[int]) -> int:
+    """Return which of several states, the shortest first, is missed least; never the last one.
+
+    What has to be read again without it, against how far from the end it lies: the spacing grows with the
+    distance.
+    """
+    end = lengths[-1]
+
+    def missed(i: int) -> float:
+        before = lengths[i - 1] if i else 0
+        return (lengths[i + 1] - before) / (end - lengths[i])
+
+    return min(range(len(lengths) - 1), key=missed)
 
 
 def _rewind(context: Context, kept: Kept, shared: int) -> int:
@@ -72,25 +164,46 @@ def _rewind(context: Context, kept: Kept, shared: int) -> int:
         except ContextError:
             return 0
         return shared
-    if not kept.checkpoint or kept.length > shared:
-        return 0
-    done = context.library.raw.llama_memory_checkpoint_restore(context.ptr, kept.checkpoint, 0)
-    return kept.length if done else 0
+    raw = context.library.raw
+    while kept.saved:
+        last = kept.saved[-1]
+        if last.length <= shared and raw.llama_memory_checkpoint_restore(context.ptr, last.id, 0):
+            return last.length
+        _drop(context, kept, len(kept.saved) - 1)
+    return 0
 
 
-def save(context: Context) -> None:
-    """Keep the state of sequence 0 where tokens cannot be taken back; the caller holds the lock.
+def _drop(context: Context, kept: Kept, index: int) -> None:
+    context.library.raw.llama_memory_checkpoint_delete(context.ptr, kept.saved.pop(index).id)
 
-    Where there is no room, or a build has no checkpoints, the next prompt is read whole.
+
+def _save(context: Context, length: int, policy: Reuse) -> None:
+    """Keep the state of sequence 0, which holds `length` tokens, more than any that is kept.
+
+    Where there is no room, there is one state less.
     """
     raw, kept = context.library.raw, context.kept
-    if context.rewinds or not hasattr(raw, "llama_memory_checkpoint_replace"):
+    if kept.saved and kept.saved[-1].length >= length:
         return
-    place = raw.LLAMA_CHECKPOINT_DEVICE_OR_HOST
-    found = int(raw.llama_memory_checkpoint_replace(context.ptr, kept.checkpoint, 0, PARTIAL, place))
+    place = getattr(raw, place_of(policy.where))
+    replaced = 0
+    while len(kept.saved) >= policy.checkpoints:
+        index = expendable([*(saved.length for saved in kept.saved), length])
+        if len(kept.saved) == policy.checkpoints:  # its memory is taken over
+            replaced = kept.saved.pop(index).id
+        else:
+            _drop(context, kept, index)
+    found = int(raw.llama_memory_checkpoint_replace(context.ptr, replaced, 0, PARTIAL, place))
     if not found:
-        if kept.checkpoint:
-            raw.llama_memory_checkpoint_delete(context.ptr, kept.checkpoint)
-        kept.checkpoint = kept.length = 0
+        if replaced:
+            raw.llama_memory_checkpoint_delete(context.ptr, replaced)
         return
-    kept.checkpoint, kept.length = found, context.sequence(0).length
+    nbytes = int(raw.llama_memory_checkpoint_size(context.ptr, found))
+    kept.saved.append(Saved(found, length, nbytes))
+    if policy.nbytes is None:
+        return
+    while sum(saved.nbytes for saved in kept.saved) > policy.nbytes:
+        if len(kept.saved) == 1:
+            _drop(context, kept, 0)
+            return
+        _drop(context, kept, expendable([saved.length for saved in kept.saved]))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import gguf_file
 from .embeddings import POOLINGS, Embedder
 from .errors import ModelError
+from .native.closing import Closing
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from .model import Model
 
 _PARTS = ("{query}", "{document}")
@@ -32,7 +30,7 @@ class Ranked:
     """Tokens that were read for it, the query's among them."""
 
 
-class Reranker:
+class Reranker(Closing):
     """Scores documents against a query. Keywords are those of `Embedder`.
 
     Raises ModelError for a model that has no head for it. One thread at a time; close it, or use it in a
@@ -101,14 +99,6 @@ class Reranker:
     def close(self) -> None:
         """Free its context."""
         self._embedder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _split(template: str) -> list[str]:

@@ -9,6 +9,36 @@ from .markup import table
 
 
 @dataclass(frozen=True)
+class Drafting:
+    """What drafts did for a generation: counts of tokens, and seconds.
+
+    Where a device computes in the background, a part of the seconds of one phase shows up in the next one.
+    """
+
+    rounds: int = 0
+    """Drafts that were checked, each in one batch; the other tokens took a step of the model each."""
+    drafted: int = 0
+    """Tokens of all of them."""
+    accepted: int = 0
+    """Those that were right, and are part of the generation."""
+    draft_seconds: float = 0.0
+    """Time to guess; a draft model's time to read the prompt is in it."""
+    verify_seconds: float = 0.0
+    """Time to check the drafts."""
+    save_seconds: float = 0.0
+    """Time to save states before drafts, where tokens cannot be taken back."""
+    restore_seconds: float = 0.0
+    """Time to take wrong tokens back. Reading again what was right is part of checking the next draft."""
+    checkpoint_bytes: int = 0
+    """Bytes of the state that was saved before a draft; 0 where tokens can be taken back."""
+
+    @property
+    def acceptance(self) -> float:
+        """The part of the drafted tokens that was right, 0…1."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
+@dataclass(frozen=True)
 class Generation:
     """A finished generation."""
 
@@ -32,6 +62,8 @@ class Generation:
     """One entry for each of `tokens`, when they were asked for."""
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry for each token of the prompt, with `echo` and `logprobs`."""
+    drafting: Drafting | None = None
+    """How the drafts did, when there were any to be."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -50,7 +82,10 @@ class Generation:
             f"{self.prompt_tokens} tokens, {self.cached_tokens} of them cached, {self.prompt_seconds:.3f} s"
         )
         made = f"{len(self.tokens)} tokens, {self.tokens_per_second:.1f} per second"
-        return table({"text": self.text, "finish_reason": ended, "prompt": read, "generated": made})
+        rows = {"text": self.text, "finish_reason": ended, "prompt": read, "generated": made}
+        if self.drafting is not None:
+            rows["drafted"] = f"{self.drafting.drafted} tokens, {self.drafting.accepted} of them right"
+        return table(rows)
 
 
 @dataclass(frozen=True)
@@ -62,8 +97,10 @@ class Piece:
     token: int | None
     """The token; None for the closing piece and for an echoed prompt."""
     finish_reason: str | None = None
-    """Set on the closing piece, as in `Generation`."""
+    """Set on the closing piece, as in `Generation`; `error` where `stream_many` had to give up a prompt."""
     logprob: TokenLogprob | None = None
     """How likely the token was, when that was asked for."""
     result: Generation | None = None
     """The whole, on the closing piece."""
+    error: Exception | None = None
+    """Why the prompt had to be given up, on its closing piece; `stream_many` only."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .context import Context
 from .errors import ContextError, UsageError
-from .grammar import Grammar
+from .grammars.grammar import Grammar
 from .native.handle import Handle
 from .native.loader import Library, load
 from .sampling import SamplerParams
@@ -29,7 +30,10 @@ class Sampler(Handle):
     """
 
     def __init__(self, params: SamplerParams | None = None, model: Model | None = None) -> None:
-        params = params or SamplerParams()
+        with model.guard if model is not None else nullcontext():  # its vocabulary is read
+            self._make(params or SamplerParams(), model)
+
+    def _make(self, params: SamplerParams, model: Model | None) -> None:
         library = load()
         raw = library.raw
         self._raw = raw
@@ -40,7 +44,7 @@ class Sampler(Handle):
         try:
             stages.extend(_stages(library, params, model))
             if params.grammar is not None:
-                grammar = Grammar(library, params.grammar, params.grammar_root, _needed(model, "a grammar"))
+                grammar = Grammar(library, params, _needed(model, "a grammar"))
         except BaseException:
             for stage in stages:
                 raw.llama_sampler_free(stage)
@@ -57,15 +61,20 @@ class Sampler(Handle):
                 grammar.free()
 
         self._grammar = grammar
+        # Greedy alone: the chain would copy the logits of the whole vocabulary to look for the largest one.
+        greedy = grammar is None and len(stages) == 1 and params.temperature == 0
+        self._largest = getattr(raw, "pyllama_largest", None) if greedy else None
         reads_vocabulary = grammar is not None or "dry" in params.active()
         super().__init__(chain, free, parent=model if reads_vocabulary else None)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Upstream's names of the samplers in the chain, in order; a grammar comes first."""
-        raw, chain, ffi = self._raw, self.ptr, load().ffi
-        stages = [raw.llama_sampler_chain_get(chain, i) for i in range(raw.llama_sampler_chain_n(chain))]
-        names = [ffi.string(raw.llama_sampler_name(stage)).decode() for stage in stages]
+        raw, ffi = self._raw, load().ffi
+        with self.lock:
+            chain = self.ptr
+            stages = [raw.llama_sampler_chain_get(chain, i) for i in range(raw.llama_sampler_chain_n(chain))]
+            names = [ffi.string(raw.llama_sampler_name(stage)).decode() for stage in stages]
         return tuple(["grammar", *names] if self._grammar is not None else names)
 
     def sample(self, context: Context, index: int = -1) -> int:
@@ -83,6 +92,9 @@ class Sampler(Handle):
                 raise ContextError(f"the context has no logits for output {index}: decode tokens first")
             if self._grammar is not None:
                 return self._grammar.sample(self.ptr, logits)
+            if self._largest is not None:
+                self.ptr  # noqa: B018 - raises when it is closed
+                return int(self._largest(logits, len(context.model.vocab)))
             return int(raw.llama_sampler_sample(self.ptr, context.ptr, index))
 
     def accept(self, token: int) -> None:

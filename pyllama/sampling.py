@@ -15,6 +15,27 @@ _INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
+class GrammarTrigger:
+    """What a grammar waits for: a word, a pattern (regular expression, ECMAScript) or a token.
+
+    The grammar then begins with that word, or with the pattern's first group. `pattern_full` has to match all
+    of the text so far. Raises UsageError for another kind, or one that lacks what it needs.
+    """
+
+    kind: str
+    value: str = ""
+    token: int = -1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("word", "pattern", "pattern_full", "token"):
+            raise UsageError(f"a trigger is a word, pattern, pattern_full or token, not {self.kind!r}")
+        if self.kind == "token" and self.token < 0:
+            raise UsageError("a trigger of the kind token needs the token's number")
+        if self.kind != "token" and (not self.value or "\0" in self.value):
+            raise UsageError("a trigger needs text, without U+0000")
+
+
+@dataclass(frozen=True)
 class SamplerParams:
     """How the next token is chosen. The defaults are those of llama.cpp's own programs.
 
@@ -80,6 +101,10 @@ class SamplerParams:
     """A grammar in GBNF that the whole text has to follow."""
     grammar_root: str = "root"
     """The rule that the grammar starts with."""
+    grammar_prefix: str = ""
+    """What the grammar begins with and the prompt ends with, as in chats. Needs the chat library."""
+    grammar_triggers: tuple[GrammarTrigger, ...] = ()
+    """The grammar applies only from one of these on; none for the whole text. Needs the chat library."""
     order: tuple[str, ...] = ORDER
     """Which samplers there are, and in which order they work."""
     seed: int | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
+from . import states
 from .checkpoint import Checkpoint
 from .errors import ContextError, UsageError
 
@@ -60,10 +62,14 @@ class Sequence:
         self.remove()
 
     def copy_to(self, other: Sequence) -> None:
-        """Let `other` hold the same tokens, in place of its own. In a unified cache the cells are shared."""
+        """Let `other` hold the same tokens, in place of its own. In a unified cache the cells are shared.
+
+        Raises ContextError for a sequence of another context.
+        """
         if other.context is not self.context:
             raise ContextError(
-                "sequences of two contexts: copy the state by a checkpoint on the host instead"
+                "sequences of two contexts share nothing: feed the same tokens to the other one, or copy the "
+                "state with llama_state_seq_get_data and llama_state_seq_set_data of pyllama.lib"
             )
         raw = self.context.library.raw
         with self.context.lock:
@@ -84,7 +90,8 @@ class Sequence:
         still has the tokens before it. `replace` is a checkpoint that is released by this, and whose
         memory is taken over where it fits.
 
-        Raises ContextError with llama.cpp's own words when it cannot be taken; `replace` stays then.
+        Raises ContextError with llama.cpp's own words when it cannot be taken, UsageError for a `where` that
+        is none of these; `replace` stays then.
         """
         if replace is None:
             return Checkpoint(self.context, self.id, where, partial, 0)
@@ -102,6 +109,34 @@ class Sequence:
         to another context, ClosedError when it was released; the sequence is as before then.
         """
         checkpoint.restore(self)
+
+    def save(self, path: str | os.PathLike[str], *, tokens: Tokens[int] | None = None) -> None:
+        """Write what the sequence holds to a file, which `load` reads in any process with this model.
+
+        The file is complete or not there: what was at `path` before stays until then. It says which model,
+        build and options it is of, and has a checksum. `tokens` is the text that the sequence holds; None
+        takes what the last `generate` left here, where that is still so. Knowing it, `generate` goes on from
+        a loaded state. Raises ContextError when there is nothing to save, StateError when the file cannot be
+        written, UsageError for another number of tokens.
+        """
+        states.save(self, path, tokens)
+
+    def load(self, path: str | os.PathLike[str]) -> tuple[int, ...]:
+        """Put what `save` wrote in place of what the sequence holds; return its tokens, where they are known.
+
+        Raises StateError for a file that is damaged, or of another model, build or kind of cache, and says
+        what differs, or when there is no room; the sequence is as before then. Load only files that you
+        trust: the checksum finds damage, not malice.
+        """
+        return states.load(self, path)
+
+    def dumps(self, *, tokens: Tokens[int] | None = None) -> bytearray:
+        """Return what `save` writes."""
+        return states.dumps(self, tokens)
+
+    def loads(self, data: bytes | bytearray | memoryview) -> tuple[int, ...]:
+        """As `load`, from bytes that `dumps` returned."""
+        return states.loads(self, data)
 
     def _memory(self) -> Any:
         return self.context.library.raw.llama_get_memory(self.context.ptr)

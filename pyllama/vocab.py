@@ -35,11 +35,13 @@ class Vocab:
         return self._vocab
 
     def __len__(self) -> int:
-        return int(self._raw.llama_vocab_n_tokens(self.ptr))
+        with self._model.guard:
+            return int(self._raw.llama_vocab_n_tokens(self.ptr))
 
     def is_eog(self, token: int) -> bool:
         """Say whether a token ends a generation (end of text, of turn, …)."""
-        return bool(self._raw.llama_vocab_is_eog(self.ptr, token))
+        self.ptr  # noqa: B018 - raises when the model is closed
+        return token in self._model.ends
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Return the tokens of `text`.
@@ -76,10 +78,11 @@ class Vocab:
         if not 0 <= token < len(self):
             raise IndexError(f"token {token} is not in a vocabulary of {len(self)}")
         buffer, size = self._ffi.new("char[]", _PIECE), _PIECE  # not shared: threads may be several
-        n = self._raw.llama_token_to_piece(self.ptr, token, buffer, size, 0, special)
-        if n < 0:
-            buffer, size = self._ffi.new("char[]", -n), -n
+        with self._model.guard:
             n = self._raw.llama_token_to_piece(self.ptr, token, buffer, size, 0, special)
+            if n < 0:
+                buffer, size = self._ffi.new("char[]", -n), -n
+                n = self._raw.llama_token_to_piece(self.ptr, token, buffer, size, 0, special)
         data = bytes(self._ffi.buffer(buffer, n)) if n > 0 else b""
         self._pieces[token, special] = data
         return data

@@ -27,7 +27,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-p", "--prompt", default=_PROMPT, help=f"the text to continue (default: {_PROMPT!r})"
     )
-    parser.add_argument("-n", "--max-tokens", type=int, default=128, help="how many tokens at most")
+    parser.add_argument(
+        "-n", "--max-tokens", type=int, help="how many tokens at most (default: 128, of an answer 1024)"
+    )
     parser.add_argument("--temp", type=float, default=0.8, help="0 takes the most likely token, always")
     parser.add_argument("--seed", type=int, help="seed of the random choice")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all there are)")
@@ -44,6 +46,16 @@ def add_command(commands: Any) -> None:
     )
     for flag, kind, about in _OPTIONS:
         parser.add_argument(flag, help=about, **kind)
+    parser.add_argument("--chat", action="store_true", help="talk with the model; /help lists the commands")
+    parser.add_argument(
+        "--system", metavar="TEXT", default="", help="with --chat: what the model is told first"
+    )
+    parser.add_argument(
+        "--template",
+        type=Path,
+        metavar="FILE",
+        help="with --chat: a chat template in place of the model's own",
+    )
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of text")
     parser.set_defaults(run=_run)
 
@@ -55,8 +67,14 @@ def _run(args: argparse.Namespace) -> int:
     from ..sampling import SamplerParams
 
     params = SamplerParams(temperature=args.temp, seed=args.seed)
+    if args.max_tokens is None:
+        args.max_tokens = 1024 if args.chat else 128
     if args.max_tokens < 0:
         raise UsageError(f"-n {args.max_tokens} has to be at least 0")
+    if args.chat and args.json:
+        raise UsageError("--chat and --json exclude each other: /save writes a chat as JSON")
+    if not args.chat and (args.system or args.template):
+        raise UsageError("--system and --template belong to a chat: add --chat")
     devices = None if args.device is None else _names(args.device)
     if args.rpc is not None:
         from ..rpc import connect
@@ -64,10 +82,14 @@ def _run(args: argparse.Namespace) -> int:
         connect(*_names(args.rpc))
     path = args.model if args.model is not None else _default_model(quiet=args.json)
     with Model(path, gpu_layers=args.gpu_layers, devices=devices) as model:
-        tokens = model.tokenize(args.prompt)
-        size = args.ctx_size or fitting_size(model, len(tokens), args.max_tokens)
         names = [flag[2:].replace("-", "_") for flag, _, _ in _OPTIONS]
         options = {name: getattr(args, name) for name in names}
+        if args.chat:
+            from .chat import run_chat
+
+            return run_chat(model, params, args, options)
+        tokens = model.tokenize(args.prompt)
+        size = args.ctx_size or fitting_size(model, len(tokens), args.max_tokens)
         with model.context(n_ctx=size, threads=args.threads, **options) as context:
             if args.json:
                 done = generate(context, tokens, max_tokens=args.max_tokens, params=params)

@@ -77,6 +77,8 @@ def test_wrong_values_are_told_before_anything_is_made(model: pyllama.Model) -> 
     ):
         with pytest.raises(error):
             pyllama.stream(model, PROMPT, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="decode them to a str"):
+        pyllama.stream(model, b"bytes are a sequence of numbers, too")
     assert set(model._owned.children) == before
 
 
@@ -118,13 +120,15 @@ def test_what_is_known_is_not_read_again(
         # Whether the last token was decoded depends on how the text ended.
         assert len(first) + len(one.tokens) - 1 <= two.cached_tokens <= len(first) + len(one.tokens)
         again = ask(second)
-        assert again.cached_tokens == len(second) - 1
+        # A few tokens are rather read again than that a state is saved after them.
+        assert again.cached_tokens == (len(second) - 1 if context.rewinds else two.cached_tokens)
         edited = [*second[:-2], *model.tokenize(" Where?", add_special=False)]
         three = ask(edited)
         if context.rewinds:
             assert three.cached_tokens == len(second) - 2
         else:
-            assert three.cached_tokens == 0, "the checkpoint lies behind what was edited"
+            # The second prompt departed from the first text where that ended: a state was saved there.
+            assert three.cached_tokens == two.cached_tokens
         assert ask(model.tokenize("Something else")).cached_tokens in (0, 1)
 
 

@@ -340,6 +340,29 @@ print("fine")
     assert child(code).stdout == "fine\n"
 
 
+def test_closing_a_parent_while_its_child_is_closed() -> None:
+    """Neither waits for the other for ever: who closes a child does not want the parent's lock."""
+    for _ in range(200):
+        log = _Log()
+        parent = log.make("parent")
+        child = log.make("child", parent)
+        other = threading.Thread(target=child.close, daemon=True)
+        other.start()
+        parent.close()
+        other.join(60)
+        assert not other.is_alive() and log.freed == ["child", "parent"]
+    held = threading.Event()
+    log = _Log()
+    parent = log.make("parent")
+    child = log.make("child", parent)
+    with parent.lock:
+        thread = threading.Thread(target=lambda: (child.close(), held.set()), daemon=True)
+        thread.start()
+        assert held.wait(60), "the parent's lock is not wanted"
+    parent.close()
+    assert log.freed == ["child", "parent"]
+
+
 def test_handle_lock_is_held_while_freeing_waits() -> None:
     log = _Log()
     handle = log.make("one")

@@ -118,14 +118,22 @@ def twice():
         s.decode_all({0: NEXT, 2: NEXT})
         return after(s, s.remove(1, 7), 1, B[:8], 7)
 
+def restored(s, flags):
+    size = lib.llama_state_seq_get_size_ext(s.context.ptr, 0, flags)
+    data = ffi.new("uint8_t[]", size)
+    assert lib.llama_state_seq_get_data_ext(s.context.ptr, data, size, 0, flags) == size
+    assert lib.llama_state_seq_set_data_ext(s.context.ptr, data, size, 1, flags) == size
+    return after(s, s.remove(1, 8), 1, A, 8)
+
 def of_restored():
     "A state that was saved holds no snapshots."
     with decoded() as s:
-        size = lib.llama_state_seq_get_size(s.context.ptr, 0)
-        data = ffi.new("uint8_t[]", size)
-        assert lib.llama_state_seq_get_data(s.context.ptr, data, size, 0) == size
-        assert lib.llama_state_seq_set_data(s.context.ptr, data, size, 1) == size
-        return after(s, s.remove(1, 8), 1, A, 8)
+        return restored(s, 0)
+
+def of_restored_on_device():
+    "Nor does one that stayed on the device."
+    with decoded() as s:
+        return restored(s, 2)
 
 def of_all_restored():
     "Nor one of the whole context, restored over another."
@@ -224,7 +232,8 @@ def test_stock_cannot_remove_every_sequence(name: str, child: Any, tiny_model: A
 
 @pytest.mark.parametrize("name", WITH_ROLLBACK)
 def test_rollbacks_are_right_or_refused(name: str, child: Any, rollback_model: Any) -> None:
-    found, works = _lines(child(PRELUDE + CASES, rollback_model(name), ",".join(ROLLBACKS + REFUSED)))
+    cases = ",".join((*ROLLBACKS, *REFUSED, "of_restored_on_device"))
+    found, works = _lines(child(PRELUDE + CASES, rollback_model(name), cases))
     for case, (ok, apart) in found.items():
         assert ok == (case in ROLLBACKS), case
         assert apart < ROUNDING, case

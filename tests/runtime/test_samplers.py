@@ -314,3 +314,28 @@ def test_a_sampler_that_reads_the_vocabulary_goes_with_the_model(tiny_model: Cal
             with pytest.raises(ClosedError):
                 call()
     free.close()
+
+
+def test_greedy_alone_is_what_llama_cpps_greedy_sampler_takes(context: pyllama.Context) -> None:
+    """Ours looks for the largest logit by itself; ties, infinities and every place of it are the same."""
+    lib, n = pyllama.lib, len(context.model.vocab)
+    with Sampler(SamplerParams(temperature=0), context.model) as sampler:
+        assert sampler.names == ("greedy",)
+
+        def both() -> tuple[int, int]:
+            return sampler.sample(context), lib.llama_sampler_sample(sampler.ptr, context.ptr, -1)
+
+        for i in range(n):
+            logits = _some(n, i)
+            logits[i] = 99
+            _put(context, logits)
+            assert both() == (i, i)
+        for i in range(50):
+            logits = numpy.round(_some(n, i))  # many are the same
+            logits[i % n] = -numpy.inf
+            _put(context, logits)
+            ours, theirs = both()
+            assert ours == theirs == int(numpy.argmax(logits))
+        for value in (0.0, -numpy.inf):
+            _put(context, numpy.full(n, value, numpy.float32))
+            assert both() == (0, 0)

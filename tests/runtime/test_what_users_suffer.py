@@ -2,7 +2,8 @@
 
 Tests beside this one show more of the same: devices that are not there (test_plugins, test_devices), threads
 (test_handles), logs (test_logging_devices_imports), files and grammars that end the process (test_bad_models,
-test_grammars, test_batches), prompts that are read again (test_generation), embeddings (test_embeddings).
+test_grammars, test_batches), prompts that are read again (test_generation), embeddings (test_embeddings),
+tool calls in streams and schemas with gaps (test_chats, test_chat_templates, test_json_schemas).
 """
 
 from __future__ import annotations

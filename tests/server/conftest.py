@@ -11,8 +11,6 @@ from real_builds import TestBuild, make_build
 @pytest.fixture(scope="session")
 def server_build(pin: str | None) -> TestBuild:
     """The pin with every feature and upstream's server."""
-    if pin == "2025-08":
-        pytest.skip("the server of 2025-08 takes no checkpoints for speculative decoding")
     return make_build(pin, "all", "llama-server")
 
 

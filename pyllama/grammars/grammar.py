@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from . import grammar_check
-from .candidates import Candidates
-from .errors import ContextError, UsageError
-from .native import log
+from ..candidates import Candidates
+from ..errors import ContextError, UsageError
+from ..native import log
+from ..native.chat_library import chat_library
+from .check import check
+from .waiting import Waiting
 
 if TYPE_CHECKING:
-    from .model import Model
-    from .native.loader import Library
+    from ..model import Model
+    from ..native.loader import Library
+    from ..sampling import SamplerParams
 
 _FORBIDDEN = -math.inf
 
@@ -24,14 +27,25 @@ class Grammar:
     is asked about first. Raises UsageError, with upstream's words, for a text that does not parse.
     """
 
-    def __init__(self, library: Library, text: str, root: str, model: Model) -> None:
+    def __init__(self, library: Library, params: SamplerParams, model: Model) -> None:
         self._raw = library.raw
-        data = grammar_check.check(text, root)
+        self._waits = Waiting(params.grammar_triggers) if params.grammar_triggers else None
+        text, root = params.grammar or "", params.grammar_root
+        data = check(text, root)
         with log.collected() as lines:
-            self._ptr = self._raw.llama_sampler_init_grammar(model.vocab.ptr, data, root.encode())
+            if self._waits is not None:
+                self._ptr = self._waits.grammar(library, text, root, model)
+            else:
+                self._ptr = self._raw.llama_sampler_init_grammar(model.vocab.ptr, data, root.encode())
             words = lines()
         if not self._ptr:
             raise UsageError(f"the grammar cannot be used: {words or 'it does not parse'}")
+        self._prefix = _tokens(model, params.grammar_prefix)
+        try:
+            self._begin()
+        except UsageError:
+            self._raw.llama_sampler_free(self._ptr)
+            raise
         self._greedy = self._raw.llama_sampler_init_greedy()
         self._candidates = Candidates(library, len(model.vocab))
         self._one = library.ffi.new("llama_token_data[1]")
@@ -76,16 +90,35 @@ class Grammar:
 
     def accept(self, token: int) -> None:
         """Go on after `token`, which has to be allowed."""
-        self._raw.llama_sampler_accept(self._ptr, token)
+        if self._waits is not None:
+            self._waits.accept(self._ptr, token, self.allows)
+        else:
+            self._raw.llama_sampler_accept(self._ptr, token)
 
     def reset(self) -> None:
         """Go back to the start."""
+        if self._waits is not None:
+            self._waits.reset()
         self._raw.llama_sampler_reset(self._ptr)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Go on to where the prompt ends."""
+        if self._prefix:
+            for token in self._prefix:
+                chat_library().accept(self._ptr, token)
 
     def free(self) -> None:
         """Free what C holds; once."""
         self._raw.llama_sampler_free(self._ptr)
         self._raw.llama_sampler_free(self._greedy)
+
+
+def _tokens(model: Model, prefix: str) -> list[int]:
+    """Return the tokens of a text that a grammar begins with, without a space that a tokenizer put first."""
+    tokens = model.tokenize(prefix, add_special=False, parse_special=True) if prefix else []
+    added = bool(tokens) and model.vocab.piece(tokens[0], special=True)[:1].isspace()
+    return tokens[1:] if added and not prefix[0].isspace() else tokens
 
 
 def _selected(array: Any) -> int | None:

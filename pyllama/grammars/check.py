@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .errors import UsageError
+from ..errors import UsageError
 
 _DEEPEST = 100  # brackets within brackets
 _MOST_RULES = 4000

@@ -1,0 +1,1 @@
+"""Chats by the model's own template: messages, tools, and what the model answers, read in pieces."""

@@ -1,0 +1,64 @@
+"""docs/chat.md: its Python blocks as one program, its table of keywords, and its links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+pytestmark = pytest.mark.matrix
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEMPLATES = DOCS.parent / "tests" / "runtime" / "templates"
+CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}<|im_start|>assistant
+"""
+
+
+def with_template(model: Path, out: Path) -> None:
+    """Copy a model and give it a chat template."""
+    reader = gguf.GGUFReader(model)
+    architecture = str(reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(out, architecture)
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            writer.add_key_value(
+                name, field.contents(), kind, field.types[1] if len(field.types) > 1 else None
+            )
+    writer.add_chat_template(CHATML)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["attention", "hybrid"])
+def test_the_page(
+    child: Callable[..., Any], tiny_model: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    with_template(tiny_model(kind), tmp_path / "model.gguf")
+    (tmp_path / "hermes.jinja").write_text((TEMPLATES / "hermes.jinja").read_text("utf-8"))
+    page = (DOCS / "chat.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    said = child(f"import os\nos.chdir({str(tmp_path)!r})\n" + "\n".join(blocks)).stdout
+    assert int(re.findall(r"known already: (\d+)", said)[0]) > 0
+    assert "get_weather ['city']" in said or "length" in said or "tool_calls" not in said
+    assert "the schema's #/minimum cannot be used" in said
+    assert said.splitlines()[-2:] in (['{"city": "Rome"}', "get_weather"], ['{"city":"Rome"}', "get_weather"])
+
+
+def test_its_links() -> None:
+    page = (DOCS / "chat.md").read_text("utf-8")
+    for link in re.findall(r"\]\(([^)]+)\)", page):
+        file, _, anchor = link.partition("#")
+        headings = re.findall(r"^#+ (.*)$", (DOCS / file).read_text("utf-8"), re.MULTILINE)
+        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings]

@@ -1,0 +1,84 @@
+"""More of what users of other bindings suffer from: errors that say nothing, states that fill the memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pyllama
+from pyllama import Context, Model, Sampler, SamplerParams, errors
+
+pytestmark = pytest.mark.matrix
+
+Wrong = Callable[[Model, Context], object]
+# What to do, in words: each message has one of them beside what is wrong.
+ADVICE = re.compile(
+    r"\b(use|give|make|ask|load|leave|decode|clear|feed|add|check|convert|choose|write"
+    r"|has to be|it has|there are|is not in|is not one of|is no)\b"
+)
+
+WRONG: dict[str, tuple[type[Exception], Wrong]] = {
+    "no file": (errors.ModelError, lambda m, c: Model(m.path.with_name("nothing.gguf"))),
+    "no model": (errors.ModelError, lambda m, c: Model(__file__)),
+    "no device": (errors.UsageError, lambda m, c: Model(m.path, devices=["CUDA7"])),
+    "no split": (errors.UsageError, lambda m, c: Model(m.path, split_mode="diagonal")),
+    "no field": (TypeError, lambda m, c: m.context(n_ctz=5)),
+    "negative size": (errors.ContextError, lambda m, c: m.context(n_ctx=-1)),
+    "no sequence": (errors.UsageError, lambda m, c: c.sequence(7)),
+    "empty prompt": (errors.ContextError, lambda m, c: pyllama.generate(c, [])),
+    "long prompt": (errors.ContextError, lambda m, c: pyllama.generate(c, [5] * 1000)),
+    "bytes": (errors.UsageError, lambda m, c: pyllama.generate(c, b"abc")),
+    "no token": (errors.ContextError, lambda m, c: c.decode([10**6])),
+    "nothing to decode": (errors.ContextError, lambda m, c: c.decode([])),
+    "full": (errors.DecodeError, lambda m, c: [c.decode([5] * 100) for _ in range(9)]),
+    "no logits": (errors.ContextError, lambda m, c: c.logits(3)),
+    "nothing to sample from": (errors.ContextError, lambda m, c: (c.clear(), Sampler().sample(c, 5))),
+    "temperature": (errors.UsageError, lambda m, c: SamplerParams(temperature=-1)),
+    "grammar": (errors.UsageError, lambda m, c: Sampler(SamplerParams(grammar="root = 1"), m)),
+    "needs the model": (errors.UsageError, lambda m, c: Sampler(SamplerParams(repeat_penalty=2))),
+    "no place": (errors.UsageError, lambda m, c: c.sequence().checkpoint("moon")),
+    "of another context": (
+        errors.ContextError,
+        lambda m, c: c.sequence().copy_to(m.context(n_ctx=64).sequence()),
+    ),
+    "text of no tokens": (errors.ContextError, lambda m, c: pyllama.Embedder(m).embed([[]])),
+    "no reranker": (errors.ModelError, lambda m, c: pyllama.Reranker(m)),
+    "closed": (errors.ClosedError, lambda m, c: (c.close(), c.n_ctx)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_every_error_is_one_sentence_that_says_what_to_do(
+    tiny_model: Callable[[str], Path], name: str
+) -> None:
+    """Opaque errors, or none and the process ends (#2145, #69)."""
+    kind, wrong = WRONG[name]
+    with Model(tiny_model("attention")) as model, model.context(n_ctx=256) as context:
+        with pytest.raises(kind) as caught:
+            wrong(model, context)
+        words = str(caught.value)
+        assert isinstance(caught.value, (errors.Error, TypeError))
+        assert 20 < len(words) < 600 and "\n" not in words and ADVICE.search(words), words
+        if not context.closed:  # and nothing is broken
+            assert len(pyllama.generate(context, "abc", max_tokens=2).tokens) <= 2
+
+
+@pytest.mark.parametrize("kind", ["attention", "mamba2"])
+def test_a_saved_state_is_as_large_as_what_it_holds(tiny_model: Callable[[str], Path], kind: str) -> None:
+    """States fill the memory (#1732): there each one holds n_ctx × vocabulary floats, 67 MB here."""
+    with Model(tiny_model(kind)) as model, model.context(n_ctx=65536, n_batch=512) as context:
+        everything = context.n_ctx * len(model.vocab) * 4
+        sequence = context.sequence()
+        sizes = []
+        for _ in range(2):
+            sequence.feed([5] * 100)
+            with sequence.checkpoint() as saved:
+                sizes.append(saved.nbytes)
+        assert 0 < sizes[0] < everything / 100
+        if kind == "attention":
+            assert sizes[1] == 2 * sizes[0], "200 tokens, and 100"
+        else:
+            assert sizes[1] == sizes[0], "a recurrent state does not grow"
