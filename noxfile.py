@@ -93,6 +93,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site in build/site/: docs/, and a reference out of the docstrings; a dead link is an error."""
+    session.install("-q", *nox.project.dependency_groups(PROJECT, "docs"))
+    session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Only build: `nox -s build -- --pin 2026-05 --none`."""
     session.install("-q", *BUILDER)
@@ -106,6 +113,10 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/build.py")
     session.run("python", "benchmarks/calls.py")
     session.run("python", "benchmarks/generation.py")
+    session.run("python", "benchmarks/open_close.py")
+    session.run("python", "benchmarks/batching.py", "--plot")
+    session.run("python", "benchmarks/speculative.py")
+    session.run("python", "benchmarks/follow_up.py")
     session.run("python", "benchmarks/patches.py")
     session.run("python", "benchmarks/backends.py", "--backend", "rpc")  # vulkan, where its tools are
     session.run("python", "benchmarks/device_state.py")  # --device Vulkan0, where its tools are
