@@ -79,9 +79,9 @@ def main() -> None:
         patched = timed([*builder, "patches", "apply", "--pin", pin.name, "--json"], checkout, env)
         tree = Path(json.loads(patched.out)["folder"])
         shutil.rmtree(tree.parent)  # ours has to make it again
-        ours = timed([*builder, "build", "--pin", pin.name, "--json"], checkout, env)
+        ours = timed([*builder, "build", "--no-chat", "--pin", pin.name, "--json"], checkout, env)
         info = json.loads(ours.out)
-        noop = timed([*builder, "build", "--pin", pin.name, "--json"], checkout, env)
+        noop = timed([*builder, "build", "--no-chat", "--pin", pin.name, "--json"], checkout, env)
 
         tools = toolchain.find()
         options = [f"-D{name}={value}" for name, value in info["options"].items()]
