@@ -12,7 +12,7 @@ from sequences import Sequences
 
 import pyllama
 from pyllama import ffi, lib
-from pyllama.errors import ClosedError, DecodeError, UsageError
+from pyllama.errors import ClosedError, ContextError, DecodeError, UsageError
 
 pytestmark = pytest.mark.matrix
 
@@ -237,6 +237,25 @@ def test_a_limit_that_streams_share(tiny_model: TinyModel) -> None:
                 assert context.kv.room(2) == 0
                 assert context.kv.room(0) == min(600 - most, most)
                 assert not context.kv.fits(0, 1) or context.sequence(0).feed(text(1)) is None
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_a_checkpoint_beyond_the_limit_changes_nothing(tiny_model: TinyModel, unified: bool) -> None:
+    """Where it would not fit beside what the others hold, the sequence keeps what it has."""
+    with Sequences(tiny_model("attention"), n_ctx=1024, n_seq_max=2, kv_unified=unified, kv_tokens=300) as s:
+        one, two = s.context.sequence(0), s.context.sequence(1)
+        one.feed(text(200))
+        saved = one.checkpoint()
+        two.feed(text(60))
+        held = two.checkpoint()
+        with pytest.raises(ContextError, match="free cells"):
+            two.restore(saved)
+        assert two.length == 60 and s.context.kv.stats().cells_used == 260
+        two.restore(held)
+        one.restore(saved)
+        one.clear()
+        two.restore(saved)
+        assert two.length == 200 and s.context.kv.stats().cells_used == 200
 
 
 def test_without_attention_everything_fits(tiny_model: TinyModel) -> None:

@@ -51,6 +51,23 @@ def test_a_copy_is_copied_on(tiny_model: TinyModel) -> None:
     assert same(*twins(tiny_model("attention"), Shape(unified=False), act))
 
 
+def test_a_state_that_cannot_be_read_leaves_copies_alone(tiny_model: TinyModel) -> None:
+    """A blob that ends too early clears its own cells; what a copy still has to read stays."""
+
+    def act(twin: Twin) -> Logits:
+        twin.decode(text(20, 40), seq=2)
+        size = lib.llama_state_seq_get_size(twin.ptr, 2)
+        blob = ffi.new("uint8_t[]", size)
+        assert lib.llama_state_seq_get_data(twin.ptr, blob, size, 2) == size
+        twin.decode(text(100), seq=0)
+        twin.copy(0, 1)
+        twin.remove(0)
+        assert lib.llama_state_seq_set_data(twin.ptr, blob, size - 100, 2) == 0
+        return twin.decode(text(3), seq=1)
+
+    assert same(*twins(tiny_model("attention"), Shape(unified=False), act))
+
+
 def test_a_sequence_is_copied_twice(tiny_model: TinyModel) -> None:
     """The second time it is in those cells already."""
 

@@ -51,6 +51,9 @@ llama_checkpoint_id llama_checkpoint_set::save(llama_checkpoint_id replaced, lla
 
     const llama_state_id id = store.save(seq_id, flags, where, replaced, [&](size_t bytes) { return admit(bytes, replaced); });
     if (id == 0) {
+        if (!store.find(replaced)) {
+            entries.erase(replaced); // it failed when its memory had been taken over
+        }
         return 0;
     }
 

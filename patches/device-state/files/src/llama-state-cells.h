@@ -39,6 +39,11 @@ const llama_state_cells * llama_state_noted_cells(llama_io_read_i & io);
 // n neighbours are wanted where `contiguous`.
 template <typename cells_t, typename reusable_t>
 bool llama_state_cells_fit(const cells_t & cells, llama_seq_id dest, uint32_t n, bool contiguous, const reusable_t & reusable) {
+#if __has_include("llama-kv-cells-watch.h") // kv-blocks limits how many tokens the streams hold together
+    if (!cells.watch.admits_instead(dest, n)) {
+        return false;
+    }
+#endif
     uint32_t found = 0;
 
     for (uint32_t i = 0; i < cells.size() && found < n; ++i) {

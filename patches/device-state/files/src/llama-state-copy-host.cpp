@@ -6,7 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <system_error>
+#include <exception>
 #include <thread>
 
 #if defined(__SSE2__) || defined(_M_X64)
@@ -132,11 +132,12 @@ void llama_state_copy_on_host(const std::vector<llama_state_block> & blocks, con
 
     if (bytes >= THREADS_BYTES) {
         const size_t n_threads = std::min<size_t>({ MAX_THREADS, std::thread::hardware_concurrency(), pieces.size() });
+        threads.reserve(n_threads);
         try {
             while (threads.size() + 1 < n_threads) {
                 threads.emplace_back(work);
             }
-        } catch (const std::system_error &) {
+        } catch (const std::exception &) {
             // fewer will do
         }
     }

@@ -56,7 +56,9 @@ size_t llama_saved_state::size() const {
 }
 
 bool llama_saved_state::on_host() const {
-    return std::any_of(parts.begin(), parts.end(), [](const part & cur) { return cur.memory->buft() != cur.buft; });
+    return std::any_of(parts.begin(), parts.end(), [](const part & cur) {
+        return cur.memory->buft() != cur.buft && !ggml_backend_buft_is_host(cur.buft);
+    });
 }
 
 // Devices made of several split the tensors among them, in ways that packed bytes cannot follow.

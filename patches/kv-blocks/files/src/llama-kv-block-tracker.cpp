@@ -14,6 +14,7 @@
 void llama_kv_cells_watch::tell_gained(uint32_t cell, int32_t seq) const { tracker->gained(stream, cell, seq); }
 void llama_kv_cells_watch::tell_lost  (uint32_t cell, int32_t seq) const { tracker->lost  (stream, cell, seq); }
 void llama_kv_cells_watch::tell_emptied() const { tracker->emptied(stream); }
+bool llama_kv_cells_watch::ask_admits_instead(int32_t seq, uint32_t n) const { return tracker->admits_instead(seq, n); }
 
 //
 // llama_kv_block_tracker
@@ -135,10 +136,14 @@ void llama_kv_block_tracker::settle() {
     freed = std::move(later);
 }
 
-void llama_kv_block_tracker::settle_all() {
-    sources.clear();
+void llama_kv_block_tracker::settle_written() {
     settle();
     pages.sweep();
+}
+
+void llama_kv_block_tracker::settle_all() {
+    sources.clear();
+    settle_written();
 }
 
 bool llama_kv_block_tracker::admits(uint32_t n_tokens) const {
@@ -148,6 +153,19 @@ bool llama_kv_block_tracker::admits(uint32_t n_tokens) const {
     LLAMA_LOG_WARN("%s: %u more tokens would make more than the %u that the cache is limited to: %llu are in it\n",
             __func__, n_tokens, max_tokens, (unsigned long long) n_used);
     return false;
+}
+
+bool llama_kv_block_tracker::admits_instead(int32_t seq, uint32_t n_tokens) const {
+    if (max_tokens == 0 || window > 0 || n_used + n_tokens <= max_tokens) {
+        return true;
+    }
+    uint64_t own = 0;
+    for (const auto & of_stream : cells) {
+        for (uint32_t i = 0; i < of_stream.size(); ++i) {
+            own += of_stream.seq_has(i, seq) && of_stream.seq_count(i) == 1;
+        }
+    }
+    return n_used - own + n_tokens <= max_tokens;
 }
 
 void llama_kv_block_tracker::will_copy(uint32_t src, uint32_t dst) {

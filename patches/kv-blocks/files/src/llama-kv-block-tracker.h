@@ -34,8 +34,10 @@ public:
 
     // from the cache
     void settle();                            // what became free is given back
-    void settle_all();                        // and what was written without being used
+    void settle_written();                    // and what was written without being used
+    void settle_all();                        // and copies that were not carried out are forgotten
     bool admits(uint32_t n_tokens) const;     // by the limit of tokens, not by the free cells
+    bool admits_instead(int32_t seq, uint32_t n_tokens) const; // of what only `seq` holds
     void will_copy(uint32_t src, uint32_t dst);
     bool copy(uint32_t src, uint32_t dst);    // the cells of dst from those of src; false: the caller has to, whole
     size_t committed(ggml_backend_buffer_t buffer) const { return pages.committed(buffer); }

@@ -13,6 +13,7 @@ struct llama_kv_cells_watch {
     void gained(uint32_t cell, int32_t seq) const { if (tracker) { tell_gained(cell, seq); } }
     void lost  (uint32_t cell, int32_t seq) const { if (tracker) { tell_lost(cell, seq); } }
     void emptied()                          const { if (tracker) { tell_emptied(); } }
+    bool admits_instead(int32_t seq, uint32_t n) const { return !tracker || ask_admits_instead(seq, n); }
 
     llama_kv_block_tracker * tracker = nullptr;
     uint32_t                 stream  = 0;
@@ -21,4 +22,5 @@ private:
     void tell_gained(uint32_t cell, int32_t seq) const;
     void tell_lost  (uint32_t cell, int32_t seq) const;
     void tell_emptied() const;
+    bool ask_admits_instead(int32_t seq, uint32_t n) const;
 };

@@ -112,6 +112,22 @@ char * on_large_stack(const std::function<char *()> & work) noexcept {
 }
 #endif
 
+// Let go of something that is as deep as it was parsed.
+void freed(const std::function<void()> & work) noexcept {
+    bool done = false;
+    std::free(on_large_stack([&]() -> char * {
+        done = true;
+        work();
+        return nullptr;
+    }));
+    if (!done) {
+        std::free(answered([&]() -> char * {
+            work();
+            return nullptr;
+        }));
+    }
+}
+
 // ---- JSON, as each pin wants it ----
 
 #ifdef CHAT_HAS_COMMON_JSON
@@ -306,10 +322,7 @@ void * pyllama_chat_templates(const struct llama_model * model, const char * sou
 }
 
 void pyllama_chat_templates_free(void * templates) {
-    on_large_stack([&]() -> char * {
-        common_chat_templates_free(static_cast<common_chat_templates *>(templates));
-        return nullptr;
-    });
+    freed([&] { common_chat_templates_free(static_cast<common_chat_templates *>(templates)); });
 }
 
 char * pyllama_chat_apply(const void * templates, const char * request, size_t size) {
@@ -331,10 +344,7 @@ void * pyllama_chat_parser(const char * request, size_t size, char ** answer) {
 }
 
 void pyllama_chat_parser_free(void * parser) {
-    on_large_stack([&]() -> char * {
-        delete static_cast<Syntax *>(parser);
-        return nullptr;
-    });
+    freed([&] { delete static_cast<Syntax *>(parser); });
 }
 
 char * pyllama_chat_parse(const void * parser, const char * text, size_t size, int partial) {
