@@ -107,6 +107,8 @@ class ChatTemplate(Handle):
         else:
             given = source
         _check_template(source)
+        if given is None and model is not None:  # upstream parses it as well
+            _check_template(model.metadata.get("tokenizer.chat_template.tool_use", ""))
         self.source = source
         pointer = library.templates(model.ptr if model is not None else _null(), given)
         super().__init__(pointer, library.free_templates)
@@ -279,7 +281,7 @@ def _check_template(source: str) -> None:
         raise UsageError("the chat template holds a character U+0000: take it out")
     depth = deepest = 0
     for char in source:
-        depth += (char in "([{") - (char in ")]}")
+        depth = max(0, depth + (char in "([{") - (char in ")]}"))  # more may be closed in a comment
         deepest = max(deepest, depth)
     if deepest > _DEEPEST_TEMPLATE or source.count("{%") > 20_000:
         raise UsageError(f"the chat template nests brackets more than {_DEEPEST_TEMPLATE} deep")

@@ -10,8 +10,12 @@ from pyllama.errors import UsageError
 pytestmark = pytest.mark.matrix
 
 USER = [{"role": "user", "content": "Hi"}]
+TEXT = (
+    "{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}"
+    "{% for i in range(17) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"
+)
 LOOP = "{% for a in range(4000) %}{% for b in range(4000) %}{% set x = a %}{% endfor %}{% endfor %}"
-ENDLESS = {
+ENDLESS: dict[str, tuple[str, str | None]] = {
     "calls itself": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "too often"),
     "two call each other": (
         "{% macro f(x) %}{{ g(x) }}{% endmacro %}{% macro g(x) %}a{{ f(x) }}{% endmacro %}{{ f(1) }}",
@@ -39,6 +43,39 @@ ENDLESS = {
         "{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
         "too much text",
     ),
+    "text of no length that doubles": (
+        "{% set ns = namespace(s='') %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "too much text",
+    ),
+    "a text times a number": ("{{ ('a' * 1000000000000) | length }}", "too much text"),
+    "a text that is replaced in": (TEXT + "{{ ns.s.replace('a', 'bb') | length }}", "too much text"),
+    "a text that is split": (TEXT + "{{ ns.s.split('a') | length }}", "too much text"),
+    "joined by a long text": ("{{ range(100000) | join('x' * 1000000) | length }}", "too much text"),
+    "indented far": ("{{ ('a\n' * 100000) | indent(1000000) | length }}", "too much text"),
+    "JSON that is indented far": ("{{ [[1]] | tojson(indent=1000000000) | length }}", "too much text"),
+    "a slice with a step that overflows": ("{{ [1][::-2 * 4611686018427387904] }}", None),
+    "loops with nothing in them": (
+        "{% set l = range(30000) %}{% for i in l %}{% for j in l %}{% endfor %}{% endfor %}",
+        "come to an end",
+    ),
+    "values that share what they hold": (
+        "{% set ns = namespace(x=(1, 2)) %}{% for i in range(60) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}"
+        "{% if ns.x == ns.x %}{% endif %}",
+        None,
+    ),
+    "long sums": ("{{ 1" + " + 1" * 100_000 + " }}", "too long|too often"),
+    "many a no": ("{{ " + "not " * 100_000 + "1 }}", "too long|too often"),
+    "many a choice": (
+        "{% if 0 %}" + "{% elif 0 %}" * 5000 + "{% endif %}",
+        "too long|too often|come to an end",
+    ),
+}
+ENDING = {
+    "a deep list": (
+        "{% set ns = namespace(x=[]) %}{% for i in range(20000) %}{% set ns.x = [ns.x] %}{% endfor %}!",
+        "!",
+    ),
+    "a comment that closes more than it opens": ("{#" + ")" * 300_000 + "#}!", "!"),
 }
 
 
@@ -49,6 +86,17 @@ def test_it_ends_with_an_error(name: str) -> None:
         ChatTemplate(None, source).apply(USER)
     kept = ChatTemplate(None, "{% for m in messages %}{{ m.content }}{% endfor %}!").apply(USER)
     assert kept.text == "Hi!"
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_it_ends(name: str) -> None:
+    source, text = ENDING[name]
+    assert ChatTemplate(None, source).apply(USER).text == text
+
+
+def test_brackets_in_a_comment_do_not_count_against_others() -> None:
+    with pytest.raises(UsageError, match="nests brackets"):
+        ChatTemplate(None, "{#" + ")" * 100_000 + "#}{{" + "(" * 100_000)
 
 
 @pytest.mark.parametrize("sum_", ["1 % 0", "1 // 0", "(1 is divisibleby(0))", "(1 is divisibleby 0)"])
