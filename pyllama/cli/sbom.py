@@ -33,8 +33,8 @@ def document() -> str:
         if str(error.name).partition(".")[0] not in _LIBRARIES:
             raise
         raise Error(
-            "an SBOM needs cyclonedx-python-lib and packaging: run `pip install 'pyllama-cffi[sbom]'`, "
-            "or install these two"
+            "an SBOM needs cyclonedx-python-lib and packaging: run `pip install '.[sbom]'` in the "
+            "clone, or install these two"
         ) from error
     info = build_info()
     folder = info.folder

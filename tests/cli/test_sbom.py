@@ -198,7 +198,7 @@ def test_a_missing_library_is_one_sentence(missing: str, patched_build: TestBuil
         check=False,
     )
     assert ran.returncode == 1 and ran.stdout == ""
-    assert "pip install 'pyllama-cffi[sbom]'" in ran.stderr and "Traceback" not in ran.stderr
+    assert "pip install '.[sbom]'" in ran.stderr and "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def settings(paths: Paths, compilers: Compilers) -> dict[str, str]:
     """
     toolkit = find(compilers)
     if toolkit is None:
-        raise BuildError("no CUDA toolkit was found: pip install 'pyllama-cffi[cuda13]'")
+        raise BuildError("no CUDA toolkit was found: pip install '.[cuda13]' in the clone")
     told = {"CMAKE_CUDA_ARCHITECTURES": architectures(), "CMAKE_CUDA_HOST_COMPILER": compilers.cxx}
     if toolkit.packaged is None:
         return {**told, "CMAKE_CUDA_COMPILER": str(toolkit.nvcc)}

@@ -33,7 +33,7 @@ def read(path: Path) -> Library | None:
         from elftools.elf.elffile import ELFFile
         from elftools.elf.sections import SymbolTableSection
     except ModuleNotFoundError as error:
-        raise BuildError("reading libraries needs pyelftools: pip install 'pyllama-cffi[build]'") from error
+        raise BuildError("reading libraries needs pyelftools: pip install '.[build]' in the clone") from error
 
     with path.open("rb") as stream:
         if stream.read(4) != b"\x7fELF":

@@ -18,5 +18,5 @@ def test_without_pyelftools_it_says_what_to_install(
     read = elf.read(library)
     assert read is not None and "libggml-base.so" in read.needed
     monkeypatch.setitem(sys.modules, "elftools.common.exceptions", None)
-    with pytest.raises(BuildError, match=r"pip install 'pyllama-cffi\[build\]'"):
+    with pytest.raises(BuildError, match=r"pip install '\.\[build\]' in the clone"):
         elf.read(library)
