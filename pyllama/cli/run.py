@@ -30,7 +30,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-n", "--max-tokens", type=int, help="how many tokens at most (default: 128, of an answer 1024)"
     )
-    parser.add_argument("--temp", type=float, default=0.8, help="0 takes the most likely token, always")
+    parser.add_argument(
+        "--temp", type=float, default=0.8, help="temperature (default: 0.8); 0 takes the most likely token"
+    )
     parser.add_argument("--seed", type=int, help="seed of the random choice")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all there are)")
     parser.add_argument("--gpu-layers", type=int, default=-1, help="layers on devices (default: all)")

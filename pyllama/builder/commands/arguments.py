@@ -11,11 +11,23 @@ from typing import Any
 from ..paths import Paths, locate
 
 Subparsers = Any  # argparse has no public name for it
+DEFAULT_PIN = "default: the one that `pyllama pins` marks"
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="write JSON to stdout")
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add `--backend`."""
+    parser.add_argument(
+        "--backend",
+        default="cpu",
+        metavar="B,…",
+        help="backends beside the CPU; auto: what this machine looks like it has "
+        "(`pyllama devices --explain` lists all of them)",
+    )
 
 
 def add_series(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +44,7 @@ def add_series(parser: argparse.ArgumentParser) -> None:
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """Add `--pin`, `--series` and the choice of features."""
-    parser.add_argument("--pin", help="name of the pin (default: the newest)")
+    parser.add_argument("--pin", help=f"name of the pin ({DEFAULT_PIN})")
     add_series(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--features", metavar="F,…", help="these features and what they require")

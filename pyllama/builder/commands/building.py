@@ -6,20 +6,20 @@ import argparse
 from pathlib import Path
 
 from ..progress import Reporter
-from .arguments import Subparsers, add_choice, add_json, names, paths_of, print_json, wanted
+from .arguments import Subparsers, add_backend, add_choice, add_json, names, paths_of, print_json, wanted
 
 
 def add_commands(commands: Subparsers) -> None:
     """Add `build`."""
     build = commands.add_parser("build", help="fetch, patch, compile and bind")
     add_choice(build)
-    build.add_argument("--backend", default="cpu", metavar="B,…", help="backends beside the CPU")
+    add_backend(build)
     build.add_argument("--tools", default="", metavar="T,…", help="also upstream's programs or libraries")
     build.add_argument("--flavour", default="release", help="release, asan or abi (for abidiff)")
     build.add_argument(
         "--no-chat",
         action="store_true",
-        help="without the library of chat templates, which takes about as long to compile as the core",
+        help="without the library of chat templates, which makes compiling take about a third longer",
     )
     build.add_argument("--force", action="store_true", help="make it again although it is in the cache")
     build.add_argument("--export", type=Path, metavar="DIR", help="also copy the build into this folder")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UsageError
 from ..progress import Reporter
-from .arguments import Subparsers, add_json, add_series, names, paths_of, print_json
+from .arguments import DEFAULT_PIN, Subparsers, add_json, add_series, names, paths_of, print_json
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -20,7 +20,7 @@ def add_actions(actions: Subparsers) -> None:
     """Add them to the actions of `patches`."""
     edit = actions.add_parser("edit", help="open a feature as a git work tree")
     edit.add_argument("feature", nargs="?", help="name of the feature")
-    edit.add_argument("--pin", help="name of the pin (default: the newest)")
+    edit.add_argument("--pin", help=f"name of the pin ({DEFAULT_PIN})")
     edit.add_argument("--from", dest="source", metavar="PIN", help="carry over the hooks of that pin")
     how = edit.add_mutually_exclusive_group()
     how.add_argument(
@@ -49,7 +49,7 @@ def add_actions(actions: Subparsers) -> None:
     new.add_argument("name", help="its name: small letters, digits and dashes")
     new.add_argument("--title", default="", help="what it does, in one line")
     new.add_argument("--requires", default="", metavar="F,…", help="features that it builds on")
-    new.add_argument("--pin", help="the pin that it is for (default: the newest)")
+    new.add_argument("--pin", help=f"the pin that it is for ({DEFAULT_PIN})")
     add_series(new)
     add_json(new)
     new.set_defaults(run=_new)

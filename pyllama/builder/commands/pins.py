@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from ..progress import Reporter
-from .arguments import Subparsers, add_json, add_series, paths_of, print_json
+from .arguments import DEFAULT_PIN, Subparsers, add_json, add_series, paths_of, print_json
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -34,7 +34,7 @@ def add_commands(commands: Subparsers) -> None:
     add.set_defaults(run=_add)
 
     fetch = commands.add_parser("fetch", help="fetch a pin's source and verify it")
-    fetch.add_argument("pin", nargs="?", help="name of the pin (default: the newest)")
+    fetch.add_argument("pin", nargs="?", help=f"name of the pin ({DEFAULT_PIN})")
     fetch.add_argument("--source", choices=("cache", "github", "index", "path", "archive"))
     fetch.add_argument("--path", type=Path, help="a folder with upstream's files, for --source path")
     fetch.add_argument("--archive", type=Path, help="a tar or zip of them, for --source archive")

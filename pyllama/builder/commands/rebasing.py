@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UsageError
 from ..progress import Reporter
-from .arguments import Subparsers, add_json, add_series, names, paths_of, print_json
+from .arguments import DEFAULT_PIN, Subparsers, add_json, add_series, names, paths_of, print_json
 
 if TYPE_CHECKING:
     from ..rebase.report import Report
@@ -38,7 +38,7 @@ def add_actions(actions: Subparsers) -> None:
     which.add_argument(
         "--bisect", nargs="+", metavar="REV", help="find the newest of these, oldest first, that still works"
     )
-    rebase.add_argument("--pin", help="the pin that the stack was made for (default: the newest)")
+    rebase.add_argument("--pin", help=f"the pin that the stack was made for ({DEFAULT_PIN})")
     rebase.add_argument("--features", metavar="F,…", help="only these features and what they require")
     add_series(rebase)
     form = rebase.add_mutually_exclusive_group()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import BuildError
 from ..progress import Reporter
-from .arguments import Subparsers, add_choice, add_json, names, paths_of, print_json, wanted
+from .arguments import Subparsers, add_backend, add_choice, add_json, names, paths_of, print_json, wanted
 
 if TYPE_CHECKING:
     from ..verify.checks import Check
@@ -20,7 +20,7 @@ def add_commands(commands: Subparsers) -> None:
     """Add `verify`."""
     verify = commands.add_parser("verify", help="check contracts, libraries and ABI of a build")
     add_choice(verify)
-    verify.add_argument("--backend", default="cpu", metavar="B,…", help="backends beside the CPU")
+    add_backend(verify)
     verify.add_argument("--build", type=Path, metavar="DIR", help="check this finished build instead")
     verify.add_argument(
         "--abi",
