@@ -37,8 +37,9 @@ class GrammarTrigger:
 
 @dataclass(frozen=True)
 class SamplerParams:
-    """How the next token is chosen. The defaults are those of llama.cpp's own programs.
+    """How the next token is chosen. The defaults are those of llama.cpp's own programs at 2026-10.
 
+    Before, DRY looked back over the whole context there; here it is `dry_last_n` tokens at every pin.
     The samplers work one after the other, as in `order`; grammar and biases come before all of them.
     Raises UsageError for a value out of range.
     """
