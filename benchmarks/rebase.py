@@ -73,7 +73,10 @@ def with_table(page: str, table: str) -> str:
 
 
 def without_upstreams_text(markdown: str) -> str:
-    """Say which lines of upstream's a hook would delete by their numbers; their text stays upstream's."""
+    """Say which lines of upstream's a hook would delete by their numbers; their text stays upstream's.
+
+    The sections with the hooks as they would be hold nothing else, and are left out.
+    """
 
     def numbers(block: re.Match[str]) -> str:
         found: dict[str, list[str]] = {}
@@ -83,7 +86,10 @@ def without_upstreams_text(markdown: str) -> str:
                 found.setdefault(place[1], []).append(place[2])
         return "\n".join(f"- `{file}`: {', '.join(lines)}" for file, lines in found.items())
 
-    return re.sub(r"^```text\n(.*?)\n```$", numbers, markdown, flags=re.MULTILINE | re.DOTALL)
+    flags = re.MULTILINE | re.DOTALL
+    hooks = r"^### What changes in the hooks on [^\n]*\n\n(`{3,})text\n.*?\n\1$\n*"
+    markdown = re.sub(hooks, "", markdown, flags=flags)
+    return re.sub(r"^```text\n(.*?)\n```$", numbers, markdown, flags=flags)
 
 
 def main() -> None:

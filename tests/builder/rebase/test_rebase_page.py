@@ -40,6 +40,14 @@ def test_the_page_is_one_that_was_written(benchmark: ModuleType) -> None:
     assert cells & EXIT_CODES.keys()
 
 
+def test_upstreams_text_stays_there(benchmark: ModuleType) -> None:
+    hooks = "### What changes in the hooks on x\n\n````text\n```\n-old\n````\n\n"
+    lost = "### a on x: conflict\n\n```text\nsrc/a.cpp:7: old\nsrc/a.cpp:9: older\n```\n"
+    said = "\n### a on x: conflict\n\n- `src/a.cpp`: 7, 9\n"
+    assert benchmark.without_upstreams_text(f"\n{lost}\n{hooks}{lost}") == f"{said}{said}"
+    assert benchmark.without_upstreams_text(f"\n{lost}\n{hooks}") == f"{said}\n"
+
+
 def test_the_order_of_the_words() -> None:
     assert worst(["clean", "merged", "offset"]) == "merged"
     assert exit_code(["partly-upstreamed", "conflict", "clean"]) == 5
