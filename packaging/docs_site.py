@@ -100,7 +100,8 @@ def _summary(module: str, name: str | None) -> str:
 
 def outside() -> dict[str, str]:
     """Return the pages that are kept beside docs/: file names in the site and Markdown."""
-    found = {"README.md": ROOT / "README.md", "THIRD_PARTY_NOTICES.md": ROOT / "THIRD_PARTY_NOTICES.md"}
+    names = ("README.md", "CHANGELOG.md", "THIRD_PARTY_NOTICES.md")
+    found = {name: ROOT / name for name in names}
     found |= {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.glob("patches/*/README.md"))}
     pages = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
     for path in sorted(ROOT.glob("examples/*.py")):
