@@ -7,37 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
+from tiny_chat import with_template
 
 pytestmark = pytest.mark.matrix
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEMPLATES = DOCS.parent / "tests" / "runtime" / "templates"
-CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
-{{ m.content }}<|im_end|>
-{% endfor %}<|im_start|>assistant
-"""
-
-
-def with_template(model: Path, out: Path) -> None:
-    """Copy a model and give it a chat template."""
-    reader = gguf.GGUFReader(model)
-    architecture = str(reader.fields["general.architecture"].contents())
-    writer = gguf.GGUFWriter(out, architecture)
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            kind = field.types[0]
-            writer.add_key_value(
-                name, field.contents(), kind, field.types[1] if len(field.types) > 1 else None
-            )
-    writer.add_chat_template(CHATML)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.mark.parametrize("kind", ["attention", "hybrid"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_chat import with_template
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "README.md").read_text("utf-8")
@@ -15,7 +16,7 @@ PAGE = (ROOT / "README.md").read_text("utf-8")
 
 @pytest.mark.matrix
 def test_the_tour(child: Callable[..., Any], tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").symlink_to(tiny_model("attention"))
+    with_template(tiny_model("attention"), tmp_path / "model.gguf")
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 2
     said = child(f"import os\nos.chdir({str(tmp_path)!r})\n" + "\n".join(blocks)).stdout
