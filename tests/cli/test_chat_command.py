@@ -140,6 +140,11 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
+    def interrupt_the_prompt(self) -> None:
+        self.until("> ")
+        time.sleep(0.2)  # readline waits a moment after it wrote the prompt; until then Python misses Ctrl-C
+        self.type("\x03")
+
     def ended(self) -> int:
         """Wait for the end and return the exit code."""
         while True:
@@ -152,8 +157,10 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(words: list[str], environment: dict[str, str]) -> Iterator[Terminal]:
-    opened = Terminal([*words, "-n", "900"], environment)
+def terminal(test_model: Path, environment: dict[str, str]) -> Iterator[Terminal]:
+    """With the real model: a tiny one has ended its answer before anybody can stop it."""
+    command = [sys.executable, "-m", "pyllama", "run", "--chat", "-m", str(test_model), "--temp", "0"]
+    opened = Terminal([*command, "--ctx-size", "2048", "-n", "1500"], environment)
     yield opened
     with pytest.MonkeyPatch.context():
         try:
@@ -166,8 +173,8 @@ def terminal(words: list[str], environment: dict[str, str]) -> Iterator[Terminal
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_path: Path) -> None:
     terminal.until("> ")
-    terminal.type("hello\n")
-    terminal.until("hello\r\n")
+    terminal.type("hello, tell me a long story\n")
+    terminal.until("story\r\n")
     terminal.until(r"[^\r\n]{3}")  # it answers
     terminal.type("\x03")
     terminal.until(r"\[stopped\]")
@@ -182,15 +189,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_pat
 
 
 def test_ctrl_c_twice_at_the_prompt_ends(terminal: Terminal) -> None:
-    terminal.until("> ")
-    terminal.type("\x03")
+    terminal.interrupt_the_prompt()
     terminal.until("again, or Ctrl-D")
     terminal.until("> ")
     terminal.type("/help\n")
     terminal.until("/regen")
-    terminal.until("> ")
-    terminal.type("\x03")
+    terminal.interrupt_the_prompt()
     terminal.until("again, or Ctrl-D")
-    terminal.until("> ")
-    terminal.type("\x03")
+    terminal.interrupt_the_prompt()
     assert terminal.ended() == 0
