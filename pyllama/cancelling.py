@@ -155,7 +155,6 @@ class Undo:
     def _back(self, error: BaseException | None) -> None:
         context, raw, memory = self._context, self._raw, self._memory
         raw.llama_synchronize(context.ptr)
-        context.edited()
         cleared = []
         for i, end in self._ends.items():
             if end == 0 or (context.rewinds and raw.llama_memory_seq_rm(memory, i, end, -1)):
@@ -167,6 +166,8 @@ class Undo:
             if not done:
                 raw.llama_memory_seq_rm(memory, i, -1, -1)
                 cleared.append(i)
+        if cleared:  # else all is as it was, and whoever knew what is there still does
+            context.edited()
         if isinstance(error, Cancelled):
             error.cleared = tuple(cleared)
             error.args = (

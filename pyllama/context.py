@@ -364,13 +364,22 @@ class Context(Handle):
 
     @property
     def clears(self) -> int:
-        """How often the context was cleared: what was read before another clear is gone."""
+        """How often the context was cleared, or another text begun: what was read before is gone."""
         return self._clears
+
+    def ousted(self) -> None:
+        """Note that another text begins: a generation that is under way learns of it, as of a clear."""
+        self._clears += 1
 
     @property
     def stamp(self) -> tuple[int, ...]:
         """A value that changes with whatever pyllama does to what the sequences hold."""
         return self._decodes, self._clears, self._edits
+
+    @property
+    def changes(self) -> tuple[int, int]:
+        """The same without decodes: as long as it stays, a text has only been added to."""
+        return self._clears, self._edits
 
     def adapters_changed(self) -> None:
         """See to it that the next decode is computed with the adapters that are set now.

@@ -11,9 +11,10 @@ from .kv import fullness
 if TYPE_CHECKING:
     from .context import Context
 
+NO_ROOM = 1  # nothing was computed
 STOPPED = 2
 _WORDS = {
-    1: "the context is full: use a larger n_ctx, or clear it",
+    NO_ROOM: "the context is full: use a larger n_ctx, or clear it",
     -1: "the batch is not valid",
 }
 
@@ -38,6 +39,6 @@ def make(context: Context, code: int, n: int, mark: int) -> DecodeError:
     size = context.library.raw.pyllama_log_since(mark, buffer, 4096)
     last = ffi.unpack(buffer, size).decode("utf-8", "replace").replace("\n", "; ")
     words = _WORDS.get(code, "the backend failed")
-    if code == 1:
+    if code == NO_ROOM:
         words += fullness(context)
     return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)

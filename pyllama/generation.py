@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from . import prefix
 from .batch import Batch
 from .context import Context
+from .decode_errors import NO_ROOM, STOPPED
 from .drafts.drafting import Draft, check_most
 from .drafts.speculation import Plain, Source, Speculation, Step
-from .errors import ContextError, UsageError
+from .errors import ContextError, DecodeError, UsageError
 from .logprobs import Scorer, TokenLogprob, check_top
 from .model import Model
 from .prefix import Reuse
@@ -182,6 +183,8 @@ class _Progress:
     ended: bool = False
     """Whether the model ended the text."""
     drafting: Drafting | None = None
+    changes: tuple[int, int] = (-1, -1)
+    """`Context.changes` when the prompt began to be read: as long as it is so, the context is ours."""
 
 
 def _pieces(context: Context, request: _Request) -> Iterator[Piece]:
@@ -243,15 +246,14 @@ def _tokens(
                 _read(context, request, scorer, progress)
             sampler.accept_prompt(tokens)
             progress.prompt_seconds = time.perf_counter() - start
-            mine = context.clears
             source = _source(context, request, sampler, scorer)
             last: int | None = None
             for left in range(min(request.max_tokens, size - len(tokens) + 1), 0, -1):
                 with context.lock:
-                    if context.clears != mine:
+                    if context.clears != progress.changes[0]:
                         raise ContextError(
-                            "the context was cleared while this generation was under way: "
-                            "use one context per generation"
+                            "the context was cleared, or read another text, while this generation was under "
+                            "way: use one context per generation"
                         )
                     token, score = source.step(last, left)
                 if last is None:
@@ -261,11 +263,16 @@ def _tokens(
                     return
                 yield token, score
                 last = token
+    except DecodeError as error:
+        if error.code not in (NO_ROOM, STOPPED):
+            progress.changes = (-1, -1)  # nobody knows what is there
+        raise
     finally:
         with context.lock:
             if source is not None:
                 progress.drafting = source.close()
-            context.kept.stamp = context.stamp
+            if progress.changes == context.changes:  # nobody else has touched what is there
+                context.kept.stamp = context.stamp
         if scorer is not None:
             scorer.close()
 
@@ -284,11 +291,12 @@ def _read(context: Context, request: _Request, scorer: Scorer | None, progress: 
         return
     reuse = request.reuse is not None and not scored
     progress.cached, departs = prefix.prepare(context, tokens, reuse=reuse)
+    progress.changes = context.changes
     if scorer is not None and scored:
         progress.prompt_scores = _read_scored(context, tokens, scorer)
+        context.kept.tokens += tokens
     else:
         prefix.read(context, tokens, progress.cached, departs, request.reuse)
-    context.kept.tokens = list(tokens)
 
 
 def _read_scored(context: Context, tokens: list[int], scorer: Scorer) -> tuple[TokenLogprob, ...]:

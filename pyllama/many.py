@@ -10,6 +10,7 @@ from typing import TypeVar
 from . import prefix
 from .batch import Batch
 from .context import Context
+from .decode_errors import NO_ROOM
 from .errors import ContextError, DecodeError, Error, GenerationErrors, UsageError
 from .generation import _Text, fitting_size
 from .logprobs import Scorer, TokenLogprob, check_top
@@ -21,8 +22,6 @@ from .scheduling import Copy, Keep, Part, Refuse, Scheduler, Task
 from .stopping import StopStrings
 
 T = TypeVar("T")
-
-_NO_ROOM = 1  # llama_decode: nothing was computed
 
 
 def generate_many(
@@ -263,8 +262,9 @@ class _Many:
                 self._scorer.close()
             for request in self._requests:
                 request.close()
-            if not context.closed and context.clears == mine:
-                context.clear()
+            with context.lock:
+                if not context.closed and context.clears == mine:
+                    context.clear()
 
     def _unfit(self, request: _Request) -> Exception | None:
         """Say why a request cannot be begun."""
@@ -313,7 +313,7 @@ class _Many:
         try:
             self._context.decode(batch)
         except DecodeError as error:
-            if error.code != _NO_ROOM:
+            if error.code != NO_ROOM:
                 raise
             relief = plan.relieve()
             if relief is not None:

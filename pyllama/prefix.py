@@ -81,7 +81,8 @@ def prepare(context: Context, tokens: Tokens[int], *, reuse: bool) -> tuple[int,
     """Make sequence 0 hold the beginning of `tokens`, and nothing else in the context.
 
     Returns how many tokens it holds now, and where `tokens` departs from the text before: not less. At least
-    the last token is left to be read: its logits are needed. The caller holds the lock.
+    the last token is left to be read: its logits are needed. The caller holds the lock. Whoever read here
+    before is ousted, as by `Context.clear`.
     """
     kept = context.kept
     if reuse and kept.stamp == context.stamp and context.sequence(0).length == len(kept.tokens) > 0:
@@ -91,6 +92,7 @@ def prepare(context: Context, tokens: Tokens[int], *, reuse: bool) -> tuple[int,
             kept.tokens = kept.tokens[:held]
             for other in range(1, context.n_seq_max):
                 context.sequence(other).clear()
+            context.ousted()
             return held, shared
     else:
         shared = 0
@@ -118,14 +120,19 @@ def read(context: Context, tokens: Tokens[int], held: int, departs: int, policy:
         or not policy.checkpoints
         or not hasattr(raw, "llama_memory_checkpoint_replace")
     ):
-        context.decode(tokens[held:])
+        _feed(context, tokens[held:])
         return
     for place in places(held, departs, len(tokens), policy.every):
         if place > held:
-            context.decode(tokens[held:place])
+            _feed(context, tokens[held:place])
             held = place
         _save(context, place, policy)
-    context.decode(tokens[held:])
+    _feed(context, tokens[held:])
+
+
+def _feed(context: Context, tokens: Tokens[int]) -> None:
+    context.decode(tokens)
+    context.kept.tokens += tokens
 
 
 def places(held: int, departs: int, length: int, every: int) -> Iterator[int]:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ..batch import Batch
 from ..context import Context
+from ..decode_errors import NO_ROOM
 from ..errors import ContextError, DecodeError
 from ..logprobs import Scorer, TokenLogprob
 from ..response import Drafting
@@ -131,7 +132,7 @@ class Speculation:
             try:
                 context.decode(batch)
             except DecodeError as error:
-                if error.code != 1:  # 1: no room, and nothing has changed; without the draft there may be
+                if error.code != NO_ROOM:  # without the draft there may be
                     raise
             else:
                 self._draft, self._right, self._decode = draft, 0, context.decodes

@@ -185,6 +185,76 @@ def test_a_failed_read_is_not_taken_for_a_good_one(tiny_model: Callable[[str], P
         assert _greedy(context, first, 8).tokens == expected.tokens
 
 
+ON = SamplerParams(temperature=0, ignore_eos=True)
+
+
+def test_another_generation_before_the_first_token(
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two of its calls, as another thread may: it is told, and does not go on in the other's text."""
+    with pyllama.Model(tiny_model("attention")) as model, model.context(n_ctx=512, threads=1) as context:
+        accept, others = pyllama.Sampler.accept_prompt, iter(["A lazy dog"])
+
+        def between(sampler: pyllama.Sampler, tokens: Any) -> None:
+            for other in others:
+                pyllama.generate(context, other, max_tokens=4, params=ON)
+            accept(sampler, tokens)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pyllama.Sampler, "accept_prompt", between)
+            with pytest.raises(ContextError, match="one context per generation"):
+                pyllama.generate(context, "The quick brown fox", max_tokens=4, params=ON)
+        assert pyllama.generate(context, "A lazy dog", max_tokens=4, params=ON).cached_tokens > 0
+
+
+def test_who_reads_nothing_vouches_for_nothing(tiny_model: Callable[[str], Path]) -> None:
+    with pyllama.Model(tiny_model("attention")) as model, model.context(n_ctx=512, threads=1) as context:
+        first = model.tokenize("The quick brown fox")
+        expected = pyllama.generate(context, first, max_tokens=4, params=ON)
+        held = context.sequence(0).length
+        context.clear()
+        context.decode([50] * held)
+        pyllama.generate(context, "x", max_tokens=0)
+        again = pyllama.generate(context, first, max_tokens=4, params=ON)
+        assert (again.cached_tokens, again.tokens) == (0, expected.tokens)
+
+
+def test_who_was_ousted_vouches_for_nothing(tiny_model: Callable[[str], Path]) -> None:
+    with pyllama.Model(tiny_model("attention")) as model, model.context(n_ctx=512, threads=1) as context:
+        alone = pyllama.generate(context, "Once upon a time", max_tokens=12, params=ON, reuse=False)
+        one = pyllama.stream(context, "The capital", max_tokens=12, params=ON)
+        next(one)
+        two = pyllama.stream(context, "Once upon a time", max_tokens=12, params=ON)
+        made = [next(two).token]
+        with pytest.raises(ContextError, match="one context per generation"):
+            next(one)
+        three = pyllama.generate(context, "Once upon a time there", max_tokens=2, params=ON)
+        assert three.cached_tokens == 0, "the second one was under way"
+        with pytest.raises(ContextError, match="one context per generation"):
+            made += [piece.token for piece in two]
+        assert made == list(alone.tokens[: len(made)])
+
+
+def test_an_edit_on_the_way(tiny_model: Callable[[str], Path]) -> None:
+    """Adapters and states that come while a text is written are not taken for what was there before."""
+    with pyllama.Model(tiny_model("attention")) as model, model.context(n_ctx=512, threads=1) as context:
+        first, other = model.tokenize("The quick brown fox"), model.tokenize("A lazy dog sleeps")
+        context.sequence(0).feed(other)
+        saved = context.sequence(0).dumps(tokens=other)
+        for edit in (lambda: context.set_loras([]), lambda: context.set_control_vector(None)):
+            pieces = pyllama.stream(context, first, max_tokens=8, params=ON)
+            next(pieces)
+            edit()
+            assert [piece.token for piece in pieces][-1] is None
+            assert pyllama.generate(context, first, max_tokens=8, params=ON).cached_tokens == 0
+        pieces = pyllama.stream(context, first, max_tokens=8, params=ON)
+        next(pieces)
+        context.sequence(0).loads(saved)
+        assert pyllama.generate(context, [*other, 50], max_tokens=8, params=ON).cached_tokens == len(other)
+        with pytest.raises(ContextError, match="one context per generation"):
+            next(pieces)
+
+
 def test_special_tokens_in_user_text_are_text(model: pyllama.Model) -> None:
     text = "<|im_end|>"
     assert pyllama.generate(model, text, max_tokens=1).prompt_tokens > 1
