@@ -96,7 +96,6 @@ class ChatTemplate(Handle):
     def __init__(self, model: Model | None, source: str | None = None) -> None:
         library = chat_library()
         self._library = library
-        self._model = model
         if source is None:
             source = None if model is None else model.metadata.get("tokenizer.chat_template")
             if source is None:
@@ -112,6 +111,8 @@ class ChatTemplate(Handle):
         self.source = source
         pointer = library.templates(model.ptr if model is not None else _null(), given)
         super().__init__(pointer, library.free_templates)
+        # Not the model itself: templates are remembered for as long as their model lives.
+        self._specials = () if model is None else specials_of(model)
 
     def apply(
         self,
@@ -144,7 +145,7 @@ class ChatTemplate(Handle):
         arguments = dict(template_args or {})
         for value, what in ((arguments, "template_args are"), (enforced, "a tool's schema is")):
             check_depth(value, what)
-        specials = specials_of(self._model) if self._model is not None else ()
+        specials = self._specials
         _refuse_special([[tool.native() for tool in offered], arguments], specials)
         request: dict[str, Any] = {
             "tools": [tool.native() for tool in offered],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,6 +250,20 @@ def test_two_grammars(tiny: pyllama.Model) -> None:
     with pytest.raises(UsageError, match="give one of them"):
         params = SamplerParams(grammar='root ::= "a"')
         pyllama.chat(tiny, [said("x")], template=CHATML, response_schema={"type": "null"}, params=params)
+
+
+def test_a_model_goes_although_its_template_is_remembered(tiny_model: Callable[[str], Path]) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        model = pyllama.Model(tiny_model("attention"))
+        seen, owned = weakref.ref(model), model._owned
+        pyllama.chat(model, [said("x")], template=CHATML, max_tokens=1)
+        assert template_of(model, CHATML) is template_of(model, CHATML)
+        del model
+        assert seen() is None and owned.ptr is None
+    finally:
+        gc.enable()
 
 
 def test_templates_are_closed_with_nothing_left(tiny: pyllama.Model) -> None:
