@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,23 @@ class Vocab:
         reads special tokens that are written out in the text, so leave it off for text that
         you did not write yourself. Raises ModelError when the model has no tokenizer.
         """
+        return self._tokenize(text, self._model.lock, add_special, parse_special)
+
+    def tokenize_words(self, text: str) -> list[int]:
+        """Return the tokens of a few words, special ones among them; nobody who closes the model waits.
+
+        `tokenize` takes the model's lock, which no one may who holds a guard or a context's lock.
+        """
+        return self._tokenize(text, self._model.guard, add_special=False, parse_special=True)
+
+    def _tokenize(
+        self, text: str, lock: threading.RLock, add_special: bool, parse_special: bool
+    ) -> list[int]:
         data = text.encode("utf-8", "surrogatepass")
         size = len(data) + 8
         while True:
             tokens = self._ffi.new("llama_token[]", size)
-            with self._model.lock:
+            with lock:
                 n = self._raw.llama_tokenize(
                     self.ptr, data, len(data), tokens, size, add_special, parse_special
                 )

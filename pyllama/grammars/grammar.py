@@ -23,6 +23,8 @@ _FORBIDDEN = -math.inf
 class Grammar:
     """llama.cpp's grammar for one text. Its owner holds a lock, and frees it before the model.
 
+    It is made under the model's guard, so nothing here may take another lock.
+
     Upstream ends the process when it is told of a token that the grammar does not allow, so every token
     is asked about first. Raises UsageError, with upstream's words, for a text that does not parse.
     """
@@ -116,7 +118,7 @@ class Grammar:
 
 def _tokens(model: Model, prefix: str) -> list[int]:
     """Return the tokens of a text that a grammar begins with, without a space that a tokenizer put first."""
-    tokens = model.tokenize(prefix, add_special=False, parse_special=True) if prefix else []
+    tokens = model.vocab.tokenize_words(prefix) if prefix else []
     added = bool(tokens) and model.vocab.piece(tokens[0], special=True)[:1].isspace()
     return tokens[1:] if added and not prefix[0].isspace() else tokens
 

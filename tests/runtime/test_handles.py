@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import threading
+import time
 import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,56 @@ def test_model_is_freed_when_it_is_dropped(test_model: Path) -> None:
         assert seen() is None and owned.ptr is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("holding", [False, True], ids=["alone", "with the context's lock"])
+def test_a_grammar_is_made_while_the_model_is_being_closed(test_model: Path, holding: bool) -> None:
+    """The close has the model's lock and waits for a context: who makes a sampler must not wait for it."""
+    model = pyllama.Model(test_model)
+    context = model.context(n_ctx=32, threads=1)
+    closing = threading.Thread(target=model.close, daemon=True)
+    ready, made, done = threading.Event(), threading.Event(), threading.Event()
+
+    def make() -> None:
+        with context.lock if holding else nullcontext():
+            ready.set()
+            wait_for(lambda: taken(model))
+            params = pyllama.SamplerParams(grammar='root ::= "ab"+', grammar_prefix="ab")
+            pyllama.Sampler(params, model).close()
+            made.set()
+
+    def hold() -> None:
+        with context.lock:
+            ready.set()
+            done.wait(60)
+
+    threads = [threading.Thread(target=make, daemon=True)]
+    if not holding:
+        threads.append(threading.Thread(target=hold, daemon=True))
+        threads[1].start()
+        ready.wait(60)
+    threads[0].start()
+    ready.wait(60)
+    closing.start()
+    assert made.wait(30), "they wait for each other"
+    done.set()
+    for thread in (closing, *threads):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert model.closed and context.closed
+
+
+def taken(handle: Handle) -> bool:
+    """Whether another thread has the lock."""
+    if handle.lock.acquire(blocking=False):
+        handle.lock.release()
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.001)
 
 
 def test_use_after_close(test_model: Path) -> None:
