@@ -154,6 +154,12 @@ class Context(Handle):
         return self.n_ctx // self._streams
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest text of one sequence: what it can hold, and the model knows positions for."""
+        size, most = self.n_ctx_seq, self.model.n_positions
+        return min(size, most) if most else size
+
+    @property
     def shares_cells(self) -> bool:
         """Whether a token may be in several sequences: with one sequence only, or with kv_unified=True."""
         return self._streams == 1

@@ -228,11 +228,9 @@ def _tokens(
 ) -> Generator[Step, None, None]:
     """Read the prompt, then sample and decode in turn, up to the model's end of the text."""
     model, tokens = context.model, request.tokens
-    size = context.n_ctx_seq
+    size = context.longest
     if len(tokens) > size:
-        raise ContextError(
-            f"the prompt has {len(tokens)} tokens, the context holds {size}: use a larger n_ctx"
-        )
+        raise _too_long(context, len(tokens))
     with context.guard:
         has_memory = context.library.raw.llama_get_memory(context.ptr)
     if not has_memory:
@@ -255,7 +253,12 @@ def _tokens(
                             "the context was cleared, or read another text, while this generation was under "
                             "way: use one context per generation"
                         )
-                    token, score = source.step(last, left)
+                    try:
+                        token, score = source.step(last, left)
+                    except DecodeError as error:
+                        if error.code == NO_ROOM and last is not None:
+                            return  # as where n_ctx ends
+                        raise
                 if last is None:
                     progress.prompt_seconds = time.perf_counter() - start
                 if is_eog(token):
@@ -275,6 +278,16 @@ def _tokens(
                 context.kept.stamp = context.stamp
         if scorer is not None:
             scorer.close()
+
+
+def _too_long(context: Context, n: int) -> ContextError:
+    size = context.n_ctx_seq
+    if n > size:
+        return ContextError(f"the prompt has {n} tokens, the context holds {size}: use a larger n_ctx")
+    model = context.model
+    return ContextError(
+        f"the prompt has {n} tokens, {model.architecture} knows {model.n_positions} positions: split the text"
+    )
 
 
 def _source(context: Context, request: _Request, sampler: Sampler, scorer: Scorer | None) -> Source:

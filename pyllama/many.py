@@ -182,11 +182,8 @@ def _run(
     if not requests:
         return
     if isinstance(source, Context):
-        size = source.n_ctx_seq
-        if source.model.n_positions:
-            size = min(size, source.model.n_positions)
         for request in requests:
-            request.size = size
+            request.size = source.longest
         yield from _Many(source, requests, logprobs, max_sequences).pieces()
         return
     for request in requests:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arch_child import load
+from arch_models import learn
 
 import pyllama
 from pyllama import Generation, SamplerParams
-from pyllama.errors import ContextError, UsageError
+from pyllama.errors import ContextError, DecodeError, UsageError
 
 pytestmark = pytest.mark.matrix
 
@@ -186,6 +188,38 @@ def test_a_failed_read_is_not_taken_for_a_good_one(tiny_model: Callable[[str], P
 
 
 ON = SamplerParams(temperature=0, ignore_eos=True)
+
+
+@pytest.mark.parametrize("draft", [None, pyllama.PromptLookup()], ids=["plain", "drafts"])
+@pytest.mark.parametrize("kind", ["attention", "hybrid"])
+def test_a_cache_that_is_full_ends_the_text(tiny_model: Callable[[str], Path], kind: str, draft: Any) -> None:
+    """With less room than n_ctx: as many tokens as fit, and what follows goes on from them."""
+    options: dict[str, Any] = {"max_tokens": 200, "params": ON, "draft": draft}
+    with (
+        pyllama.Model(tiny_model(kind)) as model,
+        model.context(n_ctx=512, kv_tokens=64, threads=1) as context,
+    ):
+        done = pyllama.generate(context, "abc", **options)
+        assert done.finish_reason == "length"
+        assert done.prompt_tokens + len(done.tokens) == 64 + 1
+        prompt = [*model.tokenize("abc"), *done.tokens]
+        again = pyllama.generate(context, prompt[:64], **options)
+        assert len(again.tokens) == 1 and again.finish_reason == "length"
+        assert again.cached_tokens == (63 if context.rewinds else 3)
+        with pytest.raises(DecodeError, match=r"65 tokens could not be decoded \(code 1\)"):
+            pyllama.generate(context, prompt, **options, reuse=False)
+
+
+def test_a_model_that_knows_few_positions(tmp_path: Path) -> None:
+    path = tmp_path / "gpt2.gguf"
+    learn("gpt2", tmp_path, load).write(path)
+    with pyllama.Model(path) as model, model.context(n_ctx=512, threads=1) as context:
+        most = model.n_positions
+        assert 0 < most < context.n_ctx_seq
+        done = pyllama.generate(context, [5, 6, 7], max_tokens=500, params=ON)
+        assert (3 + len(done.tokens), done.finish_reason) == (most + 1, "length")
+        with pytest.raises(ContextError, match=f"gpt2 knows {most} positions"):
+            pyllama.generate(context, [5] * (most + 1), max_tokens=1)
 
 
 def test_another_generation_before_the_first_token(
