@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 from exact_states import flash
 from tiny_layers import Layers
-from tiny_models import WINDOW, Kind, Value, write
+from tiny_models import VOCAB, WINDOW, Kind, Value, write
 
 from pyllama import lib
 
@@ -87,10 +87,10 @@ _KINDS = {
 NAMES = tuple(_KINDS)
 
 
-def write_same_bits(name: str, folder: Path, seed: int = 0) -> Path:
+def write_same_bits(name: str, folder: Path, seed: int = 0, vocab: int = VOCAB) -> Path:
     """Write a model of `NAMES` and return its path; another `seed` is another model."""
     architecture, build, about = _KINDS[name]
-    return write(Kind(f"same-bits-{name}-{seed}", architecture, build, **about), folder)
+    return write(Kind(f"same-bits-{name}-{seed}", architecture, build, **about), folder, vocab=vocab)
 
 
 def options(**more: Any) -> dict[str, Any]:

@@ -252,20 +252,26 @@ class TinyModels:
         return self._written[name]
 
 
-def write(kind: str | Kind, folder: Path, quantized: gguf.GGMLQuantizationType | None = None) -> Path:
+def write(
+    kind: str | Kind,
+    folder: Path,
+    quantized: gguf.GGMLQuantizationType | None = None,
+    vocab: int = VOCAB,
+) -> Path:
     """Write a model, one of `KINDS` by its name, into `folder`, always the same bytes. Return its path.
 
     With `quantized` its matrices are random blocks of that type: a model to load, not to compute with.
+    `vocab` is the number of tokens that it has, the first ones.
     """
     if isinstance(kind, str):
         kind = KINDS[kind]
     name = kind.name
-    layers = Layers(numpy.random.default_rng([SEED, *name.encode()]), VOCAB, quantized)
+    layers = Layers(numpy.random.default_rng([SEED, *name.encode()]), vocab, quantized)
     metadata = {
         "context_length": CONTEXT,
         "embedding_length": 0,
         "block_count": 0,
-        "vocab_size": VOCAB,
+        "vocab_size": vocab,
         "attention.layer_norm_rms_epsilon": 1e-5,
         "attention.layer_norm_epsilon": 1e-5,
         **kind.build(layers),
@@ -277,7 +283,7 @@ def write(kind: str | Kind, folder: Path, quantized: gguf.GGMLQuantizationType |
     writer.add_name(f"tiny {name}")
     for key, value in metadata.items():
         add_value(writer, f"{kind.architecture}.{key}", value)
-    add_vocabulary(writer)
+    add_vocabulary(writer, vocab)
     for tensor, values in layers.tensors.items():
         writer.add_tensor(tensor, values, raw_dtype=quantized if values.dtype == numpy.uint8 else None)
     writer.write_header_to_file()
@@ -300,7 +306,7 @@ def add_value(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
         writer.add_array(key, value)
 
 
-def add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, size: int = VOCAB) -> None:
     """Three special tokens, the 256 bytes, and characters that are tokens of their own."""
     special = ["<unk>", "<s>", "</s>"]
     characters = "\u2581abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?-'"
@@ -315,9 +321,9 @@ def add_vocabulary(writer: gguf.GGUFWriter) -> None:
         *[types.NORMAL] * len(characters),
     ]
     writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * VOCAB)
-    writer.add_token_types(kinds)
+    writer.add_token_list(tokens[:size])
+    writer.add_token_scores([0.0] * size)
+    writer.add_token_types(kinds[:size])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Sequence
 
 from ..candidates import Candidates
 from ..context import Context
-from ..errors import ContextError, UsageError
+from ..decode_errors import NO_ROOM
+from ..errors import ContextError, DecodeError, UsageError
 from ..model import Model
 from ..native.closing import Closing
 from ..native.loader import load
@@ -22,7 +24,10 @@ _COMPARED = 10  # likeliest tokens among which the confidence is measured
 
 
 class _ByModel(Closing):
-    """A context that guesses, kept in step with the texts that it is asked about."""
+    """A context that guesses, kept in step with the texts that it is asked about.
+
+    Generations in several threads may use one: it guesses for one of them after the other.
+    """
 
     def __init__(self, most: int, confidence: float) -> None:
         check_most(most)
@@ -30,38 +35,47 @@ class _ByModel(Closing):
             raise UsageError(f"confidence={confidence} is no probability: give 0 or more, and less than 1")
         self.most = most
         self.confidence = confidence
+        self._lock = threading.Lock()  # held by who begins or closes
         self._follower: Follower | None = None
-        self._own: Context | None = None
 
     def start(self, context: Context) -> ModelDrafter:
         """Begin to guess for a generation in `context`."""
         raise NotImplementedError
 
-    def _started(self, used: Context, target: Context, cost: float) -> ModelDrafter:
-        if used is target:
+    def _started(self, source: Model | Context, target: Context, cost: float, **options: int) -> ModelDrafter:
+        """Begin with a context that was given, or one of our own that holds as much as `target`."""
+        if source is target:
             raise UsageError("a context cannot draft for itself: give the model, or another context")
-        if self._follower is None or self._follower.context is not used:
-            if self._follower is not None:
-                self._follower.close()
-            self._follower = Follower(used, self.confidence)
-        return ModelDrafter(self._follower, cost, len(target.model.vocab))
+        with self._lock:
+            follower = self._follower
+            if follower is None or not follower.serves(source, target):
+                self._drop()
+                self._follower = follower = self._follow(source, target, **options)
+            return ModelDrafter(follower, cost, len(target.model.vocab))
 
-    def _context(self, model: Model, target: Context, **options: int) -> Context:
-        """Return a context of our own that holds as much as `target`."""
-        own, size = self._own, target.n_ctx_seq
-        if own is None or own.closed or own.model is not model or own.n_ctx_seq < size:
-            self.close()
-            threads = int(load().raw.llama_n_threads(target.ptr))
-            self._own = own = model.context(n_ctx=size, threads=threads, **options)
-        return own
+    def _follow(self, source: Model | Context, target: Context, **options: int) -> Follower:
+        if isinstance(source, Context):
+            return Follower(source, self.confidence)
+        threads = int(load().raw.llama_n_threads(target.ptr))
+        own = source.context(n_ctx=target.n_ctx_seq, threads=threads, **options)
+        try:
+            return Follower(own, self.confidence, owns=True)
+        except BaseException:
+            own.close()
+            raise
 
-    def close(self) -> None:
-        """Free what it made; a context that was given to it stays open. It may be used again."""
+    def _drop(self) -> None:
         if self._follower is not None:
             self._follower.close()
-        if self._own is not None:
-            self._own.close()
-        self._follower = self._own = None
+        self._follower = None
+
+    def close(self) -> None:
+        """Free what it made, which a generation that is under way does when it ends.
+
+        A context that was given to it stays open. It may be used again.
+        """
+        with self._lock:
+            self._drop()
 
 
 class DraftModel(_ByModel):
@@ -85,8 +99,7 @@ class DraftModel(_ByModel):
         if model is not target and target not in self._fits:
             check_vocabularies(target, model)
             self._fits.add(target)
-        used = source if isinstance(source, Context) else self._context(source, context)
-        return self._started(used, context, min(model.n_params / max(target.n_params, 1), 1.0))
+        return self._started(source, context, min(model.n_params / max(target.n_params, 1), 1.0))
 
 
 class SelfDraft(_ByModel):
@@ -108,33 +121,62 @@ class SelfDraft(_ByModel):
             raise UsageError(
                 f"n_layers={self.n_layers} cannot draft for {layers} layers: give 1 to {layers - 1}"
             )
-        used = self._context(context.model, context, n_layers=self.n_layers)
-        return self._started(used, context, self.n_layers / layers)
+        return self._started(context.model, context, self.n_layers / layers, n_layers=self.n_layers)
 
 
 class ModelDrafter:
-    """A follower at work for one generation."""
+    """A follower at work for one generation, and one of those that keep it."""
 
     def __init__(self, follower: Follower, cost: float, n_vocab: int) -> None:
         self.cost = cost
-        self._follower, self._n_vocab = follower, n_vocab
+        self._follower: Follower | None = follower.share()
+        self._n_vocab, self._known = n_vocab, len(follower.context.model.vocab)
+        self._me = object()  # not `self`: the follower remembers it
+        self._looked_at = 0
+        self._lost = False
 
     def propose(self, text: Sequence[int], most: int) -> list[int]:
-        """Return up to `most` tokens that are likely to follow."""
-        found = self._follower.propose(text, most, self)
+        """Return up to `most` tokens that are likely to follow.
+
+        None any more once the text holds a token that the draft's model does not have, or is longer than it
+        has room for.
+        """
+        if self._follower is None or self._is_lost(text):
+            return []
+        try:
+            found = self._follower.propose(text, most, self._me)
+        except DecodeError as error:
+            if error.code != NO_ROOM:
+                raise
+            self._lost = True
+            return []
         known = [token < self._n_vocab for token in found]
         return found if all(known) else found[: known.index(False)]
 
+    def _is_lost(self, text: Sequence[int]) -> bool:
+        if not self._lost:
+            self._lost = max(text[self._looked_at :], default=0) >= self._known
+            self._looked_at = len(text)
+        return self._lost
+
     def close(self) -> None:
-        """The follower stays, with what it has read."""
+        """Leave the follower, which stays with what it has read where others keep it."""
+        if self._follower is not None:
+            self._follower.close()
+        self._follower = None
 
 
 class Follower:
-    """Sequence 0 of a context that reads what it has to and writes the likeliest tokens."""
+    """Sequence 0 of a context that reads what it has to and writes the likeliest tokens.
 
-    def __init__(self, context: Context, confidence: float) -> None:
+    Whoever made it, and each one that shares it, closes it: the last one frees it, with the context if it
+    `owns` that.
+    """
+
+    def __init__(self, context: Context, confidence: float, *, owns: bool = False) -> None:
         library = load()
         self.context = context
+        self._owns = owns
         self._raw = library.raw
         self._confidence = confidence
         self._rewinder = Rewinder(context)
@@ -144,6 +186,21 @@ class Follower:
         self._stamp: tuple[int, ...] | None = None
         self._known = 0  # tokens of the last text, all of which are held
         self._asker: object = None
+        self._users = 1
+        self._counting = threading.Lock()
+
+    def serves(self, source: Model | Context, target: Context) -> bool:
+        """Say whether it can guess for `target` by `source`: that context, or its own one of that model."""
+        if not self._owns:
+            return self.context is source
+        own = self.context
+        return not own.closed and own.model is source and own.n_ctx_seq >= target.n_ctx_seq
+
+    def share(self) -> Follower:
+        """Return it for one more user, who closes it, too."""
+        with self._counting:
+            self._users += 1
+        return self
 
     def propose(self, text: Sequence[int], most: int, asker: object) -> list[int]:
         """Return up to `most` tokens that may follow `text`, which for one `asker` only grows."""
@@ -152,14 +209,16 @@ class Follower:
             self._asker, self._known = asker, 0
             try:
                 found = self._propose(text, most, known)
-            finally:
-                self._stamp = self.context.stamp
+            except BaseException:
+                self._stamp = None  # nobody knows what is there
+                raise
+            self._stamp = self.context.stamp
             self._known = min(len(text), len(self._held))
             return found
 
     def _propose(self, text: Sequence[int], most: int, known: int) -> list[int]:
         context = self.context
-        size = context.n_ctx_seq
+        size = context.longest
         if len(text) > size:
             self._known = known
             return []
@@ -193,6 +252,7 @@ class Follower:
                     return
             except ContextError:
                 pass  # it reads from the beginning
+        self._rewinder.close()  # what was saved is of another text
         context.clear()
         held.clear()
 
@@ -207,7 +267,17 @@ class Follower:
         return int(token) if 1 / total >= self._confidence else None
 
     def close(self) -> None:
-        """Free what C holds; the context stays."""
+        """Leave it; who is the last frees what C holds."""
+        with self._counting:
+            self._users -= 1
+            if self._users:
+                return
+        with self.context.lock:
+            self._free()
+        if self._owns:
+            self.context.close()
+
+    def _free(self) -> None:
         if self._best is not None:
             self._rewinder.close()
             self._raw.llama_sampler_free(self._best)
@@ -216,7 +286,7 @@ class Follower:
     def __del__(self) -> None:
         if getattr(self, "_best", None) is not None:
             try:  # noqa: SIM105 - at interpreter exit a global like `suppress` may be gone
-                self.close()
+                self._free()  # without the lock: the collector waits for nobody, and nobody uses it
             except Exception:
                 pass
 

@@ -67,7 +67,7 @@ class Rewinder:
         )
 
     def close(self) -> None:
-        """Free the checkpoint."""
-        if self._id and not self._context.closed:
-            self._raw.llama_memory_checkpoint_delete(self._context.ptr, self._id)
+        """Free the checkpoint; without the lock, too."""
+        if self._id:
+            self._context.release_later(self._id)
         self._id, self._length = 0, -1

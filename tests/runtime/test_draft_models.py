@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from arch_models import learn
 from drafted import N_CTX, prompt_of, run, run_fresh, same
 from exact_states import flash
 from same_bits import NAMES, options, write_same_bits
+from tiny_models import VOCAB
 
 import pyllama
 from pyllama import DraftModel, PromptLookup, SamplerParams, SelfDraft
+from pyllama.drafts.draft_model import Follower
 from pyllama.errors import ClosedError, ContextError, UsageError
 
 pytestmark = pytest.mark.matrix
@@ -123,6 +126,89 @@ def test_a_helper_that_others_use_or_that_is_small(models: dict[str, pyllama.Mod
         helper.close()
         with pytest.raises(ClosedError):
             run(context, prompt, draft=draft, params=ON)
+
+
+def test_one_draft_for_two_contexts(models: dict[str, pyllama.Model]) -> None:
+    """The larger one needs a larger helper: that of the other one stays until it is done, and then goes."""
+    model = models["attention"]
+    before = set(model._owned.children)
+
+    def made() -> list[Any]:
+        return [child.ptr for child in set(model._owned.children) - before if child.ptr is not None]
+
+    prompt = prompt_of(9)
+    with DraftModel(model, confidence=0) as draft:
+        plain = pyllama.generate(model, prompt, max_tokens=40, params=ON).tokens
+        small = pyllama.stream(model, prompt, max_tokens=40, params=ON, draft=draft)
+        tokens = [next(small).token for _ in range(3)]
+        large = pyllama.stream(model, prompt, max_tokens=400, params=ON, draft=draft)
+        assert next(large).token == plain[0] and len(made()) == 4, "two texts, and a helper for each"
+        tokens += [piece.token for piece in small if piece.token is not None]
+        assert tuple(tokens) == plain and len(made()) == 2
+    assert len(made()) == 2, "the text that is under way keeps its helper"
+    assert [next(large).token for _ in range(39)] == list(plain[1:])
+    large.close()  # type: ignore[attr-defined]
+    assert not made()
+
+
+def test_one_draft_in_several_threads(models: dict[str, pyllama.Model]) -> None:
+    model = models["hybrid"]
+    plain = [pyllama.generate(model, prompt_of(i), max_tokens=30, params=ON).tokens for i in range(4)]
+    found: dict[int, list[Any]] = {i: [] for i in range(4)}
+    with DraftModel(model, confidence=0) as draft:
+
+        def work(i: int) -> None:
+            for more in range(4):
+                done = pyllama.generate(
+                    model, prompt_of(i), max_tokens=30 + 50 * more, params=ON, draft=draft
+                )
+                found[i].append(done.tokens[:30])
+                if i == 0:
+                    draft.close()
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+    assert found == {i: [plain[i]] * 4 for i in range(4)}
+
+
+def test_a_state_of_another_text_is_not_gone_back_to(models: dict[str, pyllama.Model]) -> None:
+    """Two texts of one length: after the second one the state that was saved is of that one."""
+    model = models["hybrid"]
+    one, other = prompt_of(11, 30), prompt_of(12, 30)
+    with model.context(**options(n_ctx=N_CTX)) as used, model.context(**options(n_ctx=N_CTX)) as fresh:
+        follower, expected = Follower(used, 0.0), Follower(fresh, 0.0)
+        follower.propose(one, 4, "one")
+        for text in (other, [*other, 50]):
+            assert follower.propose(text, 4, "other") == expected.propose(text, 4, "other")
+        follower.close()
+        expected.close()
+
+
+def test_text_that_the_helper_cannot_read(models: dict[str, pyllama.Model], tmp_path: Path) -> None:
+    """A token that it does not have, a cache that is full: there are no drafts any more, and no error."""
+    model = models["attention"]
+    with (
+        pyllama.Model(write_same_bits("attention", tmp_path, vocab=VOCAB - 4)) as small,
+        model.context(**options(n_ctx=N_CTX)) as context,
+        DraftModel(small, confidence=0) as draft,
+    ):
+        last = len(small.vocab)
+        assert last < len(model.vocab)
+        for prompt in ([*prompt_of(13), last], [last, *prompt_of(13)]):
+            drafted = run(context, prompt, draft=draft, params=ON)
+            same(drafted, run(context, prompt, params=ON))
+            assert drafted.drafting is not None and drafted.drafting.drafted == 0
+    with (
+        model.context(**options(n_ctx=N_CTX)) as context,
+        model.context(**options(n_ctx=N_CTX, kv_tokens=32)) as helper,
+        DraftModel(helper, confidence=0) as draft,
+    ):
+        drafted = run(context, prompt_of(14), draft=draft, params=ON)
+        same(drafted, run(context, prompt_of(14), params=ON))
+        assert drafted.drafting is not None and drafted.drafting.drafted > 0
 
 
 def test_confidence_ends_a_draft(models: dict[str, pyllama.Model]) -> None:
