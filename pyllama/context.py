@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
@@ -235,7 +236,9 @@ class Context(Handle):
         Any number of tokens is taken, `n_batch` at a time. A `Batch` says itself what goes where, and is
         taken whole. Raises DecodeError when the context is full or the backend fails, Cancelled when it is
         stopped (see `Cancel`; the sequences are put back then), ContextError for a token that is not in the
-        vocabulary, OutputError while an array looks at the last outputs.
+        vocabulary, OutputError while an array looks at the last outputs. The sequence is as before then, but
+        where tokens cannot be taken back (recurrent states, cut windows): the DecodeError says how many of
+        a long list are in it.
         """
         if isinstance(tokens, Batch):
             with self.lock, tokens.lock:
@@ -257,6 +260,12 @@ class Context(Handle):
                 f"{n} tokens have to be computed in one go, and the context takes "
                 f"{self._capacity}: use a larger n_batch and n_ubatch"
             )
+        lowest, most = min(tokens), max(tokens)
+        if lowest < 0 or most >= self._vocab_size:
+            wrong = lowest if lowest < 0 else most
+            raise ContextError(f"token {wrong} is not in a vocabulary of {self._vocab_size}")
+        if n > 1:
+            tokens = array("i", tokens)  # what is no number is told before any of it is in
         with self.lock:
             self.free_released()
             if self.model.n_positions:
@@ -272,17 +281,34 @@ class Context(Handle):
     def _compute_all(self, tokens: Tokens[int], n: int, seq_id: int) -> None:
         """Decode `n` tokens, `n_batch` at a time; the caller holds the lock."""
         raw, buffer, highest = self._library.raw, self._tokens, self._vocab_size
+        lowest, most = min(tokens), max(tokens)
+        if lowest < 0 or most >= highest:
+            raise ContextError(f"token {lowest if lowest < 0 else most} is not in a vocabulary of {highest}")
+        if n > 1:
+            tokens = array("i", tokens)  # what is no number is told before any of it is in
+        end = self.sequence(seq_id).length if n > 1 else 0
         for start in range(0, n, self._capacity):
             part = tokens[start : start + self._capacity]
             size = len(part)
             for i, token in enumerate(part):
-                if not 0 <= token < highest:
-                    raise ContextError(f"token {token} is not in a vocabulary of {highest}")
                 buffer[i] = token
             batch = raw.llama_batch_get_one(buffer, size)
             if seq_id != 0:
                 batch.n_seq_id, batch.seq_id = self._named(seq_id)
-            self._compute(batch, size)
+            self._compute(batch, n, (seq_id, end) if n > 1 else None)
+
+    def _take_back(self, seq_id: int, end: int) -> str:
+        """Forget what a decode that failed left behind position `end`; say what cannot be forgotten."""
+        sequence = self.sequence(seq_id)
+        inside = sequence.length - end
+        if inside > 0 and self.rewinds:
+            self._library.raw.llama_memory_seq_rm(
+                self._library.raw.llama_get_memory(self.ptr), seq_id, end, -1
+            )
+            inside = sequence.length - end
+        if inside <= 0:
+            return ""
+        return f"; the first {inside} are in sequence {seq_id} now: clear it, or restore a checkpoint"
 
     def check_position(self, position: int) -> None:
         """Raise ContextError for a position that the model has no row for in its table."""
@@ -293,8 +319,11 @@ class Context(Handle):
                 "clear the sequence, or split the text"
             )
 
-    def _compute(self, batch: Any, n: int) -> None:
-        """Decode a `llama_batch` of `n` tokens; the caller holds the lock."""
+    def _compute(self, batch: Any, n: int, back: tuple[int, int] | None = None) -> None:
+        """Decode a `llama_batch`, one of `n` tokens or a part of them; the caller holds the lock.
+
+        When it fails, the sequence and position `back` are what to go back to.
+        """
         raw, owned = self._library.raw, self._owned
         if self.model.simulated:
             raise ContextError("the model was loaded with no_alloc, without its weights: load it whole")
@@ -305,9 +334,12 @@ class Context(Handle):
         code = raw.llama_decode(self.ptr, batch) if self.undo is None else self.undo.decode(batch)
         log.raise_pending()
         if code != 0:
+            left = ""
             if code == decode_errors.STOPPED:
                 cancelling.end_thread_at_exit()
-            raise decode_errors.make(self, code, n, mark)
+            elif back is not None:
+                left = self._take_back(*back)
+            raise decode_errors.make(self, code, n, mark, left)
 
     def logits(self, index: int = -1) -> Output:
         """Return the logits of an output of the last decode, one for each token of the vocabulary.

@@ -27,11 +27,14 @@ def check_servers(context: Context, n: int) -> None:
         raise DecodeError(f"{n} tokens could not be decoded: {lost}", -1)
 
 
-def make(context: Context, code: int, n: int, mark: int) -> DecodeError:
-    """Return the error for a code of `llama_decode`, with what the log says since `mark`."""
+def make(context: Context, code: int, n: int, mark: int, left: str = "") -> DecodeError:
+    """Return the error for a code of `llama_decode`, with what the log says since `mark`.
+
+    `left` says what of the tokens could not be taken back.
+    """
     lost = rpc.failure(context.model.rpc_endpoints)
     if lost:
-        return DecodeError(f"{n} tokens could not be decoded (code {code}): {lost}", code)
+        return DecodeError(f"{n} tokens could not be decoded (code {code}): {lost}{left}", code)
     if code == STOPPED:
         return Cancelled(f"the decoding of {n} tokens was stopped")
     ffi = context.library.ffi
@@ -41,4 +44,4 @@ def make(context: Context, code: int, n: int, mark: int) -> DecodeError:
     words = _WORDS.get(code, "the backend failed")
     if code == NO_ROOM:
         words += fullness(context)
-    return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}. {last}".strip(), code)
+    return DecodeError(f"{n} tokens could not be decoded (code {code}): {words}{left}. {last}".strip(), code)

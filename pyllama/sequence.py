@@ -38,7 +38,8 @@ class Sequence:
         """Append tokens and compute; the logits of the last one are kept, as by `Context.decode`.
 
         Raises DecodeError when the context is full or the backend fails, ContextError for a token that is not
-        in the vocabulary.
+        in the vocabulary. The sequence is as before then, but where tokens cannot be taken back: the error
+        says how many of a long list are in it.
         """
         self.context.decode(tokens, seq_id=self.id)
 

@@ -82,3 +82,27 @@ def test_a_saved_state_is_as_large_as_what_it_holds(tiny_model: Callable[[str], 
             assert sizes[1] == 2 * sizes[0], "200 tokens, and 100"
         else:
             assert sizes[1] == sizes[0], "a recurrent state does not grow"
+
+
+@pytest.mark.parametrize("kind", ["attention", "hybrid", "mamba2", "swa"])
+def test_a_long_list_that_fails_half_way(tiny_model: Callable[[str], Path], kind: str) -> None:
+    """Nothing of it stays where tokens can be taken back; elsewhere the error says how much is there."""
+    with (
+        Model(tiny_model(kind)) as model,
+        model.context(n_ctx=512, n_batch=64, n_ubatch=32, threads=1, swa_full=False) as context,
+    ):
+        sequence = context.sequence(0)
+        sequence.feed([5] * 10)
+        for n in (40, 200):
+            for bad, told in (([6] * n + [10**6], errors.ContextError), ([6] * n + [2.5], TypeError)):
+                with pytest.raises(told):
+                    sequence.feed(bad)  # type: ignore[arg-type]
+                assert sequence.length == 10, "they are looked at before the first one is computed"
+        if kind == "mamba2":
+            return  # it is never full
+        with pytest.raises(errors.DecodeError, match=r"600 tokens could not be decoded \(code 1\)") as raised:
+            sequence.feed([6] * 600)
+        inside = 0 if context.rewinds else sequence.length - 10
+        assert sequence.length == 10 + inside
+        assert (f"the first {inside} are in sequence 0 now: clear it" in str(raised.value)) == (inside > 0)
+        assert (inside == 0) == context.rewinds
