@@ -63,6 +63,10 @@ class DecodeError(ContextError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be pickled, as for another process: Exception would make it of the message alone."""
+        return type(self), (*self.args, self.code), self.__dict__
+
 
 class Cancelled(DecodeError):
     """A decode was stopped by a `Cancel`.
@@ -74,6 +78,9 @@ class Cancelled(DecodeError):
     def __init__(self, message: str) -> None:
         super().__init__(message, 2)
         self.cleared: tuple[int, ...] = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args, self.__dict__
 
 
 class GenerationErrors(Error):
@@ -91,6 +98,9 @@ class GenerationErrors(Error):
         )
         self.errors = errors
         self.results = results
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.errors, self.results), self.__dict__
 
 
 class OutputError(ContextError):

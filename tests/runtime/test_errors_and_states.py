@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -106,3 +108,25 @@ def test_a_long_list_that_fails_half_way(tiny_model: Callable[[str], Path], kind
         assert sequence.length == 10 + inside
         assert (f"the first {inside} are in sequence 0 now: clear it" in str(raised.value)) == (inside > 0)
         assert (inside == 0) == context.rewinds
+
+
+def test_errors_go_to_other_processes(tiny_model: Callable[[str], Path]) -> None:
+    """By pickling, as a pool of processes does."""
+    with Model(tiny_model("attention")) as model, model.context(n_ctx=512, threads=1) as context:
+        with pytest.raises(errors.DecodeError) as full:
+            context.decode([5] * 513)
+        with pytest.raises(errors.GenerationErrors) as some:
+            pyllama.generate_many(context, ["abc", [5] * 600], max_tokens=2)
+        with pyllama.Cancel() as cancel, pytest.raises(errors.Cancelled) as stopped:
+            cancel.set()
+            context.decode([5])
+    stopped.value.cleared = (3,)
+    for error in (full.value, some.value, stopped.value):
+        for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(copied) is type(error) and str(copied) == str(error)
+            assert copied.__dict__.keys() == error.__dict__.keys()
+    assert pickle.loads(pickle.dumps(full.value)).code == 1
+    again = pickle.loads(pickle.dumps(stopped.value))
+    assert (again.code, again.cleared) == (2, (3,))
+    many = pickle.loads(pickle.dumps(some.value))
+    assert many.results == some.value.results and str(many.errors[1]) == str(some.value.errors[1])
