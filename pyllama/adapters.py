@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from array import array
@@ -175,6 +176,7 @@ def set_control_vector(context: Context, vector: ControlVector | None) -> None:
         if vector is None:
             context.adapters_changed()
             apply(context.ptr, ffi.NULL, 0, n_embd, 0, 0)
+            context.control_hash = ""
             return
         if vector.width != n_embd:
             raise UsageError(f"the model's layers give {n_embd} numbers, {vector!r} does not fit it")
@@ -187,5 +189,6 @@ def set_control_vector(context: Context, vector: ControlVector | None) -> None:
             data[n_embd * (i - 1) : n_embd * i] = values
         context.adapters_changed()
         code = apply(context.ptr, ffi.from_buffer("float[]", data), len(data), n_embd, 1, n_layer)
+        context.control_hash = hashlib.sha256(data).hexdigest()
     if code != 0:
         raise ContextError("the control vector could not be put on the model's devices: free some memory")

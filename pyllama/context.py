@@ -104,8 +104,13 @@ class Context(Handle):
             )
         self._decodes = self._edits = 0
         self._flip, self._flipped = False, 0  # see adapters_changed
+        self._adapted = 0
         self._gives_embeddings = bool(params.embeddings)
+        self.computed_with = context_options.changed(params, library.raw.llama_context_default_params())
+        """What was set of the fields that say how a state is computed."""
         self.loras: list[tuple[Lora, float]] = []
+        self.control_hash = ""
+        """Of the control vector in use; nothing where there is none."""
         self.kept = Kept()
         """What the last generation left in sequence 0; kept by `pyllama.prefix`."""
         hybrid, cut = _is_hybrid(library.raw, model), not params.swa_full
@@ -196,6 +201,8 @@ class Context(Handle):
         with self.lock, log.collected() as lines:
             done = -_MAX <= n <= _MAX and raw.llama_set_n_expert_used(self.ptr, n)
             words = lines()
+            if done:
+                self._computes_otherwise()
         if not done:
             raise UsageError(f"{n} experts cannot be taken: {words or 'it is no number of experts'}")
 
@@ -434,7 +441,17 @@ class Context(Handle):
             self._flipped = self._decodes
             self._flip = not self._flip
             self._library.raw.llama_set_embeddings(self.ptr, self._flip)
+        self._computes_otherwise()
+
+    def _computes_otherwise(self) -> None:
+        """Note that the same tokens give another state from now on."""
+        self._adapted += 1
         self._edits += 1
+
+    @property
+    def adapted(self) -> int:
+        """How often adapters or experts were set: states from before are not what would be computed now."""
+        return self._adapted
 
     def edited(self) -> None:
         """Note that what the sequences hold was changed, other than by a decode or `clear`."""

@@ -29,6 +29,26 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
+COMPUTED_WITH = (
+    "rope_scaling_type",
+    "rope_freq_base",
+    "rope_freq_scale",
+    "yarn_ext_factor",
+    "yarn_attn_factor",
+    "yarn_beta_fast",
+    "yarn_beta_slow",
+    "yarn_orig_ctx",
+    "attention_type",
+)
+"""Fields of `llama_context_params` by which the same tokens give another state."""
+
+
+def changed(params: Any, defaults: Any) -> dict[str, str]:
+    """Return those of `COMPUTED_WITH` that are not as llama.cpp has them."""
+    pairs = {name: (str(getattr(params, name)), str(getattr(defaults, name))) for name in COMPUTED_WITH}
+    return {name: value for name, (value, default) in pairs.items() if value != default}
+
+
 def split(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part what was given to a context into options of features and the rest; None is as if not given."""
     options = {name: value for name, value in keywords.items() if name in OPTIONS and value is not None}

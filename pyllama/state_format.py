@@ -26,7 +26,7 @@ from .errors import StateError
 Identity = Mapping[str, str]
 
 _MAGIC = b"pyllama\0"
-_VERSION = 1
+_VERSION = 2  # 1 did not say how positions, experts and a control vector were set: nobody can tell any more
 _FIXED = struct.Struct("<8sII")
 _SUM = 32
 _MOST_HEADER = 1 << 20

@@ -83,7 +83,11 @@ def identity(context: Context) -> dict[str, str]:
         "layers": str(context.n_layers),
         "streams": str(1 if context.shares_cells else context.n_seq_max),
         "adapters": ", ".join(f"{lora.path.name}×{scale:g}" for lora, scale in context.loras),
+        "control_vector": context.control_hash or "none",
+        **context.computed_with,
     }
+    if hasattr(raw, "llama_get_n_expert_used") and (used := context.n_experts):
+        found["n_experts"] = str(used)
     if raw.llama_model_n_swa(model.ptr) > 0:
         found["swa_full"] = str(context.swa_full)
     return found

@@ -187,6 +187,19 @@ def test_a_failed_read_is_not_taken_for_a_good_one(tiny_model: Callable[[str], P
         assert _greedy(context, first, 8).tokens == expected.tokens
 
 
+def test_other_experts(tiny_model: Callable[[str], Path]) -> None:
+    """What was read with other experts is read again."""
+    with pyllama.Model(tiny_model("moe")) as model, model.context(n_ctx=512, threads=1) as context:
+        tokens = model.tokenize("The quick brown fox jumps over")
+        context.set_experts(1)
+        fresh = _greedy(context, tokens, 8, reuse=False, logprobs=0)
+        context.set_experts(0)
+        _greedy(context, tokens, 1, reuse=False)
+        context.set_experts(1)
+        again = _greedy(context, tokens, 8, logprobs=0)
+        assert (again.cached_tokens, again.logprobs) == (0, fresh.logprobs)
+
+
 ON = SamplerParams(temperature=0, ignore_eos=True)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def test_garbage_is_refused(
 ) -> None:
     """Also with our magic, a checksum that is right, and a header of any length."""
     if begun:
-        data = struct.pack("<8sII", b"pyllama\0", 1, length) + data
+        data = struct.pack("<8sII", b"pyllama\0", 2, length) + data
     if signed:
         data += hashlib.sha256(data).digest()
     with pytest.raises(StateError):
@@ -175,7 +176,7 @@ def forged(good: bytes, **changed: Any) -> bytes:
     (length,) = struct.unpack_from("<I", good, 12)
     fields = {**json.loads(good[16 : 16 + length]), **changed}
     text = json.dumps(fields).encode()
-    data = struct.pack("<8sII", b"pyllama\0", 1, len(text)) + text + good[16 + length : -32]
+    data = struct.pack("<8sII", b"pyllama\0", 2, len(text)) + text + good[16 + length : -32]
     return data + hashlib.sha256(data).digest()
 
 
@@ -218,6 +219,52 @@ def test_what_differs_is_said(path: Path, tmp_path: Path, good: bytes, small: py
     identity = states.identity(small)
     for name in ("pin", "patches"):
         unharmed(small, forged(good, identity={**identity, name: "other"}), f"context: {name} is other there")
+
+
+def test_what_computes_differently_is_said(tiny_model: Callable[[str], Path]) -> None:
+    """Positions, experts and control vectors: the same tokens have another state there."""
+    kind = "moe"
+    vector = pyllama.ControlVector({1: array("f", [0.5] * 64)})
+
+    def differs(context: pyllama.Context, data: bytes, words: str) -> None:
+        with pytest.raises(StateError, match=f"does not fit this context: {words}$"):
+            context.sequence(0).loads(data)
+
+    with pyllama.Model(tiny_model(kind)) as model, model.context(n_ctx=128, threads=1) as plain:
+        assert pyllama.lib.llama_model_n_embd(model.ptr) == vector.width
+        plain.sequence(0).feed(TEXT)
+        data = bytes(plain.sequence(0).dumps())
+        used = plain.n_experts
+        with model.context(n_ctx=128, threads=1, rope_freq_scale=0.25, yarn_orig_ctx=64) as context:
+            differs(
+                context,
+                data,
+                "rope_freq_scale is not given there and 0.25 here, "
+                "yarn_orig_ctx is not given there and 64 here",
+            )
+            context.sequence(0).feed(TEXT)
+            other = bytes(context.sequence(0).dumps())
+            assert context.sequence(0).loads(other) is not None
+            differs(plain, other, "rope_freq_scale is 0.25 there and not given here, .*")
+        with model.context(n_ctx=128, threads=1, n_experts=1) as context:
+            differs(context, data, f"n_experts is {used} there and 1 here")
+            context.set_experts(0)
+            context.sequence(0).loads(data)
+        with model.context(n_ctx=128, threads=1) as context:
+            context.set_control_vector(vector)
+            differs(context, data, "control_vector is none there and [0-9a-f]{12}… here")
+            context.sequence(0).feed(TEXT)
+            mine = bytes(context.sequence(0).dumps())
+            context.set_control_vector(0.5 * vector)
+            differs(context, mine, "control_vector is [0-9a-f]{12}… there and [0-9a-f]{12}… here")
+            context.set_control_vector(None)
+            context.sequence(0).loads(data)
+
+
+def test_a_file_of_before(small: pyllama.Context, good: bytes) -> None:
+    """Format 1 did not say how it was computed, so nobody can tell whether it fits."""
+    data = good[:8] + struct.pack("<I", 1) + good[12:-32]
+    unharmed(small, data + hashlib.sha256(data).digest(), "has format 1, this pyllama reads 2: save it again")
 
 
 def test_a_state_that_is_too_long(small: pyllama.Context) -> None:
