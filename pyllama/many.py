@@ -42,6 +42,7 @@ def generate_many(
     Arguments and errors of use are those of `stream_many`. When prompts fail, the others are finished first;
     then GenerationErrors is raised, which has both.
     """
+    _check_prompts(prompts)
     results: list[Generation | None] = [None] * len(prompts)
     errors: dict[int, Exception] = {}
     pieces = stream_many(
@@ -94,6 +95,7 @@ def stream_many(
     model = source if isinstance(source, Model) else source.model
     if max_sequences < 1:
         raise UsageError(f"max_sequences={max_sequences} has to be at least 1")
+    _check_prompts(prompts)
     n = len(prompts)
     limits = _each(max_tokens if isinstance(max_tokens, Sequence) else [max_tokens] * n, n, "max_tokens")
     wrong = [limit for limit in limits if limit < 0]
@@ -118,6 +120,17 @@ def stream_many(
         for prompt, limit, one in zip(prompts, limits, chosen, strict=True)
     ]
     return _run(source, requests, logprobs, max_sequences)
+
+
+def _check_prompts(prompts: object) -> None:
+    """Refuse what is one prompt, and bytes, which are a sequence of numbers for a type checker, too."""
+    if isinstance(prompts, (str, bytes, bytearray)):
+        raise UsageError("the prompts are one text: give a list of them, or use stream or generate")
+    for prompt in prompts if isinstance(prompts, Sequence) else ():
+        if isinstance(prompt, (bytes, bytearray)):
+            raise UsageError("a prompt is bytes: decode them to a str, or give a list of tokens")
+        if isinstance(prompt, int):
+            raise UsageError("a prompt is a number: give a list of prompts, each a str or a list of tokens")
 
 
 def _each(values: Sequence[T], n: int, name: str) -> list[T]:

@@ -283,3 +283,18 @@ with pyllama.Model(sys.argv[1]) as model:
 """
     said = child(code, tiny_model("hybrid"), PYLLAMA_BUILD=str(stock_build.folder)).stdout.splitlines()
     assert said == ["True True", "[257, 257]"]
+
+
+def test_one_prompt_instead_of_many(tiny_model: Callable[[str], Path]) -> None:
+    """A str and bytes are sequences, too: of prompts of one character, and of numbers."""
+    with pyllama.Model(tiny_model("attention")) as model:
+        for wrong, told in (
+            ("Hello", "one text"),
+            (b"Hello", "one text"),
+            ([b"Hello"], "decode them"),
+            (["Hello", bytearray(b"x")], "decode them"),
+            ([5, 6, 7], "a list of prompts"),
+        ):
+            for call in (generate_many, stream_many):
+                with pytest.raises(UsageError, match=told):
+                    call(model, wrong)  # type: ignore[operator]
