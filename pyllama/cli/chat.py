@@ -71,6 +71,14 @@ class Session:
 
     def take(self, text: str, out: TextIO) -> None:
         """Answer a message or obey a command. Raises Quit, and pyllama's errors; the chat stays as it was."""
+        before = list(self.messages)
+        try:
+            self._take(text, out)
+        except BaseException:
+            self.messages = before
+            raise
+
+    def _take(self, text: str, out: TextIO) -> None:
         if text.startswith("//"):
             text = text[1:]
         elif text.startswith("/"):
@@ -88,7 +96,7 @@ class Session:
         self._answer(out)
 
     def _answer(self, out: TextIO) -> None:
-        """Let the model answer the last message; on an error that message goes."""
+        """Let the model answer the last message."""
         told = [ChatMessage("system", self.system)] if self.system else []
         said = ""
         try:
@@ -104,9 +112,6 @@ class Session:
                     if stopped():
                         print(" [stopped]", end="", file=out)
                         break
-        except BaseException:
-            self.messages.pop()
-            raise
         finally:
             print(file=out, flush=True)
         self.messages.append(ChatMessage("assistant", said))

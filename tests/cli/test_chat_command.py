@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -11,13 +12,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pyllama
+from pyllama import ChatMessage
+from pyllama.chats.reader import ChatDelta
+from pyllama.cli.chat import Session
+from pyllama.errors import UsageError
 
 CHATML = """{%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
@@ -198,3 +203,26 @@ def test_ctrl_c_twice_at_the_prompt_ends(terminal: Terminal) -> None:
     terminal.until("again, or Ctrl-D")
     terminal.interrupt_the_prompt()
     assert terminal.ended() == 0
+
+
+def test_a_failed_answer_leaves_the_chat_as_it_was() -> None:
+    """Also a second answer to the same question: the first one and the question stay."""
+    fails = False
+
+    def ask(context: Any, messages: list[ChatMessage]) -> Generator[ChatDelta, None, None]:
+        yield ChatDelta(text="hi")
+        if fails:
+            raise UsageError("no")
+
+    session, out = Session(None, ask, ""), io.StringIO()  # type: ignore[arg-type]
+    session.take("question", out)
+    before = list(session.messages)
+    assert [message.role for message in before] == ["user", "assistant"]
+    fails = True
+    for text in ("/regen", "another question", "/regen", "/nothing"):
+        with pytest.raises(UsageError):
+            session.take(text, out)
+        assert session.messages == before
+    fails = False
+    session.take("/regen", out)
+    assert session.messages == before
