@@ -12,6 +12,7 @@ ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_
 _MOST_TOKENS = 2**20  # that a sampler looks back; it allocates for them
 _LONGEST_BREAKER = 40  # bytes; upstream cuts off the rest
 _INT32 = 2**31 - 1
+_RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED: other tokens each time
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class SamplerParams:
     order: tuple[str, ...] = ORDER
     """Which samplers there are, and in which order they work."""
     seed: int | None = None
-    """Seed of the random choice, 32 bits; None takes a new one each time."""
+    """Seed of the random choice, 0 to 2**32 - 2; None takes a new one each time."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "dynatemp_range", "mirostat_tau", "mirostat_eta", "top_n_sigma"):
@@ -128,8 +129,11 @@ class SamplerParams:
         for name in ("repeat_last_n", "dry_last_n"):
             self._check(name, 0, _MOST_TOKENS)
         self._check("mirostat", 0, 2)
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed={self.seed} has to be between 0 and 2**32 - 1")
+        if self.seed is not None and not 0 <= self.seed < _RANDOM_SEED:
+            raise UsageError(
+                f"seed={self.seed} has to be between 0 and 2**32 - 2 (2**32 - 1 means a random one to "
+                "llama.cpp): give None for a new one each time"
+            )
         for token, bias in self.logit_bias.items():
             if math.isnan(bias) or bias == math.inf:
                 raise UsageError(

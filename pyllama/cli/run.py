@@ -33,7 +33,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--temp", type=float, default=0.8, help="temperature (default: 0.8); 0 takes the most likely token"
     )
-    parser.add_argument("--seed", type=int, help="seed of the random choice")
+    parser.add_argument("--seed", type=int, help="seed of the random choice, 0 to 2**32 - 2")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all there are)")
     parser.add_argument("--gpu-layers", type=int, default=-1, help="layers on devices (default: all)")
     parser.add_argument("--device", metavar="D,…", help="the devices to put layers on; CPU alone for none")

@@ -129,6 +129,7 @@ def test_answer_of_any_length_gets_no_larger_context(model: pyllama.Model) -> No
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, f"seed={2**32}"),
+        ({"seed": 2**32 - 1}, "a random one to llama.cpp"),
     ],
 )
 def test_values_out_of_range(model: pyllama.Model, options: dict[str, Any], words: str) -> None:
