@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AHEAD = 8  # pieces that are made before the first of them is taken
+_LOOK = 1.0  # seconds, after which a thread that waits for room looks whether its loop is still there
 
 
 class _Common(TypedDict, total=False):
@@ -194,8 +195,9 @@ class _Worker(Generic[T]):
                 try:
                     for value in values:
                         self._tell(self._put, value)
-                        self._room.acquire()
-                        if self._cancel.is_set:
+                        while not self._room.acquire(timeout=_LOOK) and not self._loop.is_closed():
+                            pass  # who takes the pieces is slow, and may be gone with its loop
+                        if self._cancel.is_set or self._loop.is_closed():
                             break
                 finally:
                     values.close()  # type: ignore[attr-defined]
@@ -208,6 +210,7 @@ class _Worker(Generic[T]):
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:  # the loop was closed under us: nobody takes anything any more
             self._cancel.set()
+            self._room.release()  # nor makes room for more
 
     def _put(self, value: T) -> None:
         self._ready.append(value)

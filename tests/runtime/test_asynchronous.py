@@ -14,7 +14,7 @@ import pytest
 
 import pyllama
 from pyllama import SamplerParams, achat, agenerate, agenerate_many, astream, astream_chat, astream_many
-from pyllama.asynchronous import AHEAD, ChatOptions, ManyOptions, Options
+from pyllama.asynchronous import AHEAD, ChatOptions, ManyOptions, Options, _Worker
 from pyllama.errors import Cancelled, ContextError, GenerationErrors, UsageError
 
 pytestmark = pytest.mark.matrix
@@ -261,6 +261,41 @@ print(loop.run_until_complete(first()) is not None)
 """
     done = child(code, tiny_model("attention"))
     assert done.stdout == "True\n"
+
+
+def test_a_loop_that_was_closed_does_not_keep_the_thread(model: pyllama.Model) -> None:
+    """Nobody takes a piece from there any more: it ends, and does not wait for room."""
+    loop = asyncio.new_event_loop()
+
+    async def full() -> None:
+        worker = _Worker(lambda: pyllama.stream(model, "abc", max_tokens=3000, **GREEDY))
+        await worker.next()
+        await until(lambda: len(worker._ready) >= AHEAD)
+
+    loop.run_until_complete(full())
+    loop.close()
+    ended()
+
+
+def test_a_loop_that_is_closed_first(model: pyllama.Model) -> None:
+    """Before the thread has anything to tell: there is nobody to tell that it ended, either."""
+    closed, told = threading.Event(), []
+
+    def pieces() -> Iterator[int]:
+        for i in range(3 * AHEAD):
+            assert closed.wait(60)
+            told.append(i)
+            yield i
+
+    async def begin() -> None:
+        _Worker(pieces)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    closed.set()
+    ended()
+    assert told == [0]
 
 
 def test_ctrl_c(child: Any) -> None:
