@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import interrupts
-from .checkpoint import PARTIAL
 from .errors import Cancelled, Error
+from .saving import PARTIAL
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import ContextError, UsageError
+from . import prefix
+from .errors import ContextError
 from .native import log
 from .native.handle import Handle
+from .saving import PARTIAL, place_of
 
 if TYPE_CHECKING:
     from .context import Context
     from .sequence import Sequence
-
-_PLACES = {
-    "device": "LLAMA_CHECKPOINT_DEVICE",
-    "host": "LLAMA_CHECKPOINT_HOST",
-    "auto": "LLAMA_CHECKPOINT_DEVICE_OR_HOST",
-}
-PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGSPARTIAL_ONLY; the oldest pin calls it SWA_ONLY
-
-
-def place_of(where: str) -> str:
-    """Return llama.cpp's name of a place. Raises UsageError for one that is none."""
-    found = _PLACES.get(where)
-    if found is None:
-        raise UsageError(f"where={where!r} is no place for a checkpoint: {', '.join(_PLACES)}")
-    return found
 
 
 class Checkpoint(Handle):
     """A saved state of a sequence; made by `Sequence.checkpoint`.
 
     `.ptr` is llama.cpp's id, a number. It is freed by `release()`, at the end of a `with` block, with its
-    context, or when nothing refers to it any more.
+    context, or when nothing refers to it any more. It remembers the tokens that sequence 0 held, where they
+    were known.
     """
 
     def __init__(self, context: Context, seq_id: int, where: str, partial: bool, replaced: int) -> None:
@@ -61,6 +49,7 @@ class Checkpoint(Handle):
             """Bytes of tensor data."""
             self.on_host = bool(raw.llama_memory_checkpoint_on_host(context.ptr, found))
             """Whether it went to host memory although the sequence's memory is on a device."""
+            self._text = prefix.text_of(context, self.seq_id)
 
     def release(self) -> None:
         """Free it. A second call does nothing; using it afterwards raises ClosedError."""
@@ -75,9 +64,14 @@ class Checkpoint(Handle):
             )
         raw: Any = context.library.raw
         with context.lock, log.collected() as lines:
+            before = prefix.held(context, sequence.id)
             context.edited()
             done = raw.llama_memory_checkpoint_restore(context.ptr, self.ptr, sequence.id)
             words = lines()
+            if not done:
+                prefix.unchanged(context, before)
+            elif sequence.id == 0:
+                prefix.restored(context, before, self._text, partial=self.partial)
         if not done:
             raise ContextError(f"the checkpoint cannot be restored into sequence {sequence.id}: {words}")
 

@@ -112,7 +112,7 @@ class Context(Handle):
         self.control_hash = ""
         """Of the control vector in use; nothing where there is none."""
         self.kept = Kept()
-        """What the last generation left in sequence 0; kept by `pyllama.prefix`."""
+        """What is known of sequence 0; kept by `pyllama.prefix`."""
         hybrid, cut = _is_hybrid(library.raw, model), not params.swa_full
         self.recurrent = hybrid or bool(library.raw.llama_model_is_recurrent(model.ptr))
         """Whether there is state that only a checkpoint brings back."""

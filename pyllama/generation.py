@@ -61,7 +61,8 @@ def stream(
 
     `source` is a model, for which a context of fitting size (at most the one it was trained
     for) is made and freed again, or a context. Of a context only sequence 0 is used and the others are
-    cleared; with `reuse`, what it holds of the same beginning from the last generation is not read again.
+    cleared; with `reuse`, what it is known to hold of the same beginning (from the last generation,
+    `Sequence.feed`, `load` or `restore`) is not read again.
     `temperature` and `seed` override `params`. `stop` are strings that end the text. `logprobs` asks for
     the log-probability of each token and of so many likeliest ones. `echo` puts the prompt in front.
     `parse_special` reads special tokens that are written out in the prompt: leave it off for text that you

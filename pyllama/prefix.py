@@ -7,8 +7,8 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .checkpoint import PARTIAL, place_of
 from .errors import ContextError, UsageError
+from .saving import PARTIAL, place_of
 
 if TYPE_CHECKING:
     from .context import Context
@@ -60,21 +60,98 @@ class Saved:
 
 @dataclass
 class Kept:
-    """The tokens that a generation left in sequence 0, as long as nobody else changed the context."""
+    """The tokens that are known to be in sequence 0 while nobody else changes the context; see `held`."""
 
     tokens: list[int] = field(default_factory=list)
+    """In place it is only added to: checkpoints refer to its beginning."""
     stamp: tuple[int, ...] = ()
-    """`Context.stamp` when the generation ended."""
+    """`Context.stamp` when they were the whole."""
     saved: list[Saved] = field(default_factory=list)
     """States on the way there, the shortest first; none where tokens can be taken back."""
 
 
+@dataclass(frozen=True)
+class Text:
+    """What sequence 0 held at a moment: the first `length` of `tokens`, a list that may have grown since."""
+
+    tokens: list[int]
+    length: int
+    adapted: int
+    """`Context.adapted` then."""
+
+
 def common_length(one: Tokens[int], other: Tokens[int]) -> int:
     """Return how many tokens two texts have in common at their beginning."""
-    for i, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return i
-    return min(len(one), len(other))
+    shorter = min(len(one), len(other))
+    if one[:shorter] == other[:shorter]:
+        return shorter
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), shorter)
+
+
+def held(context: Context, seq_id: int = 0) -> list[int] | None:
+    """Return the tokens that a sequence is known to hold, None where they are not; do not change the list.
+
+    They are of sequence 0, when it is empty or nobody has touched the context since somebody wrote down what
+    it holds. They were all computed with the adapters that are set now. The caller holds the lock.
+    """
+    if seq_id:
+        return None
+    kept, length = context.kept, context.sequence(0).length
+    if not length:
+        return []
+    return kept.tokens if kept.stamp == context.stamp and len(kept.tokens) == length else None
+
+
+def text_of(context: Context, seq_id: int) -> Text | None:
+    """Return the same to be remembered, without a copy; the caller holds the lock."""
+    known = held(context, seq_id)
+    return None if known is None else Text(known, len(known), context.adapted)
+
+
+def fed(context: Context, before: list[int] | None, tokens: Tokens[int]) -> None:
+    """Take note that `tokens` follow what sequence 0 held `before`; the caller holds the lock."""
+    if before is None:
+        return
+    if before is not context.kept.tokens:  # it was empty
+        forget(context)
+    context.kept.tokens += map(int, tokens)
+    context.kept.stamp = context.stamp
+
+
+def removed(context: Context, before: list[int] | None, start: int, stop: int) -> None:
+    """Take note that positions were removed from sequence 0; the caller holds the lock."""
+    if before is None or 0 <= stop < len(before):
+        return
+    if 0 < start < len(before) and not context.rewinds:
+        return  # a window that is cut lacks what the next token would look back at
+    _now(context, before, before[: max(start, 0)])
+
+
+def restored(context: Context, before: list[int] | None, text: Text | None, *, partial: bool) -> None:
+    """Take note that a checkpoint is in sequence 0 now, in place of `before`; the caller holds the lock.
+
+    A partial one leaves the tokens that it builds on: they have to be the same ones.
+    """
+    if text is None or text.adapted != context.adapted:
+        return
+    tokens = text.tokens[: text.length]
+    if not partial or (before is not None and before[: text.length] == tokens):
+        _now(context, before, tokens)
+
+
+def unchanged(context: Context, before: list[int] | None) -> None:
+    """Take note that sequence 0 holds what it held `before`, since what was tried failed."""
+    if before is context.kept.tokens:
+        context.kept.stamp = context.stamp
+
+
+def _now(context: Context, before: list[int] | None, tokens: list[int]) -> None:
+    """Write down that sequence 0 holds `tokens`, and drop states that are not on the way there."""
+    kept = context.kept
+    shared = common_length(kept.tokens, tokens) if before is kept.tokens else 0
+    while kept.saved and kept.saved[-1].length > shared:
+        _drop(context, kept, len(kept.saved) - 1)
+    context.kept = Kept(tokens, context.stamp, kept.saved)
 
 
 def prepare(context: Context, tokens: Tokens[int], *, reuse: bool) -> tuple[int, int]:
@@ -84,18 +161,17 @@ def prepare(context: Context, tokens: Tokens[int], *, reuse: bool) -> tuple[int,
     the last token is left to be read: its logits are needed. The caller holds the lock. Whoever read here
     before is ousted, as by `Context.clear`.
     """
-    kept = context.kept
-    if reuse and kept.stamp == context.stamp and context.sequence(0).length == len(kept.tokens) > 0:
+    shared = 0
+    if reuse and held(context):
+        kept = context.kept
         shared = min(common_length(kept.tokens, tokens), len(tokens) - 1)
-        held = _rewind(context, kept, shared)
-        if held:
-            kept.tokens = kept.tokens[:held]
+        length = _rewind(context, kept, shared)
+        if length:
+            context.kept = Kept(kept.tokens[:length], saved=kept.saved)
             for other in range(1, context.n_seq_max):
                 context.sequence(other).clear()
             context.ousted()
-            return held, shared
-    else:
-        shared = 0
+            return length, shared
     forget(context)
     context.clear()
     return 0, shared

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
-from . import states
+from . import prefix, states
 from .checkpoint import Checkpoint
 from .errors import ContextError, UsageError
 
@@ -39,19 +39,27 @@ class Sequence:
 
         Raises DecodeError when the context is full or the backend fails, ContextError for a token that is not
         in the vocabulary. The sequence is as before then, but where tokens cannot be taken back: the error
-        says how many of a long list are in it.
+        says how many of a long list are in it. `generate` goes on from what sequence 0 was fed.
         """
-        self.context.decode(tokens, seq_id=self.id)
+        context = self.context
+        with context.lock:
+            before = prefix.held(context, self.id)
+            context.decode(tokens, seq_id=self.id)
+            prefix.fed(context, before, tokens)
 
     def remove(self, start: int = 0, stop: int = -1) -> None:
         """Forget the positions from `start` to before `stop` (-1: to the end).
 
-        Raises ContextError where the memory cannot do it: a recurrent state goes back by a checkpoint only.
+        `generate` goes on from what is left of sequence 0 where that is the beginning. Raises ContextError
+        where the memory cannot do it: a recurrent state goes back by a checkpoint only.
         """
-        raw = self.context.library.raw
-        with self.context.lock:
-            self.context.edited()
+        context, raw = self.context, self.context.library.raw
+        with context.lock:
+            before = prefix.held(context, self.id)
+            context.edited()
             done = raw.llama_memory_seq_rm(self._memory(), self.id, start, stop)
+            if done:
+                prefix.removed(context, before, start, stop)
         if not done:
             raise ContextError(
                 f"positions {start} to {stop} of sequence {self.id} cannot be removed from a recurrent "
@@ -106,8 +114,10 @@ class Sequence:
         """Put a checkpoint, of this or another sequence of the context, in place of what the sequence holds.
 
         The next logits are the ones that followed then, to the bit, when the cells that it had are
-        free. Other sequences are not touched. Raises ContextError when there is no room or it belongs
-        to another context, ClosedError when it was released; the sequence is as before then.
+        free. Other sequences are not touched. `generate` goes on from it where it was sequence 0's and is
+        again, its tokens were known, and no adapters were set since. Raises ContextError when there is no
+        room or it belongs to another context, ClosedError when it was released; the sequence is as before
+        then.
         """
         checkpoint.restore(self)
 
@@ -116,9 +126,9 @@ class Sequence:
 
         The file is complete or not there: what was at `path` before stays until then. It says which model,
         build and options it is of, and has a checksum. `tokens` is the text that the sequence holds; None
-        takes what the last `generate` left here, where that is still so. Knowing it, `generate` goes on from
-        a loaded state. Raises ContextError when there is nothing to save, StateError when the file cannot be
-        written, UsageError for another number of tokens.
+        takes what is known of sequence 0 by the last `generate`, `feed`, `load` or `restore`. Knowing it,
+        `generate` goes on from a loaded state. Raises ContextError when there is nothing to save, StateError
+        when the file cannot be written, UsageError for another number of tokens.
         """
         states.save(self, path, tokens)
 

@@ -120,9 +120,7 @@ def _header(sequence: Sequence, tokens: Tokens[int] | None) -> state_format.Head
     if not length:
         raise ContextError(f"sequence {sequence.id} is empty: there is nothing to save")
     if tokens is None:
-        kept = context.kept
-        known = sequence.id == 0 and kept.stamp == context.stamp and len(kept.tokens) == length
-        tokens = kept.tokens if known else ()
+        tokens = prefix.held(context, sequence.id) or ()
     elif len(tokens) != length:
         raise UsageError(f"{len(tokens)} tokens were given, sequence {sequence.id} holds {length}")
     highest = len(context.model.vocab)
@@ -171,6 +169,7 @@ def _put(sequence: Sequence, header: state_format.Header, state: memoryview, wha
     """Give llama.cpp the state; when it does not take it, the sequence gets back what it held."""
     context = sequence.context
     raw, ffi = context.library.raw, context.library.ffi
+    known = prefix.held(context, sequence.id)
     before = _backup(sequence) if sequence.length else None
     buffer = ffi.from_buffer("uint8_t[]", state)
     context.edited()
@@ -190,6 +189,7 @@ def _put(sequence: Sequence, header: state_format.Header, state: memoryview, wha
         raw.llama_state_seq_set_data(
             context.ptr, ffi.from_buffer("uint8_t[]", before), len(before), sequence.id
         )
+    prefix.unchanged(context, known)
     raise StateError(f"{what} cannot be restored: {words or 'there is no room for it'}")
 
 

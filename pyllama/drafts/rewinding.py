@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..checkpoint import PARTIAL, place_of
 from ..errors import ContextError, UsageError
+from ..saving import PARTIAL, place_of
 
 if TYPE_CHECKING:
     from ..context import Context

@@ -149,18 +149,23 @@ def test_who_else_used_the_context(tiny_model: Callable[[str], Path]) -> None:
             seq.feed([50])
             seq.restore(saved)
 
-        for change in (
-            lambda: seq.feed([50, 51]),
-            lambda: seq.remove(2),
-            context.clear,
-            lambda: (other.feed([60, 61]), other.copy_to(seq)),
-            checkpoints,
-            lambda: context.set_loras([]),
+        for change, known in (
+            (lambda: seq.feed([50, 51]), len(first) - 1),
+            (lambda: seq.remove(2), 2),
+            (lambda: seq.remove(2, 4), 0),
+            (seq.clear, 0),
+            (context.clear, 0),
+            (lambda: context.decode([50]), 0),
+            (lambda: (other.feed([60, 61]), other.copy_to(seq)), 0),
+            (checkpoints, len(first) - 1),
+            (lambda: (checkpoints(), other.clear()), 0),
+            (lambda: context.set_loras([]), 0),
         ):
             _greedy(context, first, 8)
             change()
             done = _greedy(context, first, 8)
-            assert done.cached_tokens == 0 and done.tokens == expected
+            assert done.cached_tokens == known
+            assert done.tokens == expected if not known else done.tokens[:2] == expected[:2]
             assert other.length == 0, "other sequences are cleared"
 
 

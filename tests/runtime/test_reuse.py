@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,11 +12,11 @@ import pytest
 from drafted import prompt_of, run
 from hypothesis import given
 from hypothesis import strategies as st
-from same_bits import options, write_same_bits
+from same_bits import NAMES, options, write_same_bits
 
 import pyllama
-from pyllama import Generation, Reuse, lib
-from pyllama.errors import UsageError
+from pyllama import Generation, Reuse, lib, prefix
+from pyllama.errors import ContextError, UsageError
 from pyllama.prefix import NEAR, expendable, places
 
 pytestmark = pytest.mark.matrix
@@ -120,11 +123,186 @@ def test_places_and_what_follows_from_other_uses(
     ask(prompt, False)
     assert context.kept.saved == []
     ask(prompt)
-    context.sequence(0).feed([50])
-    assert ask(prompt).cached_tokens == 0, "somebody else fed it"
+    context.decode([50])
+    assert ask(prompt).cached_tokens == 0, "nobody wrote down what was decoded"
     for bad in ({"checkpoints": -1}, {"every": -1}, {"nbytes": -1}, {"where": "moon"}):
         with pytest.raises(UsageError):
             Reuse(**bad)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=NAMES)
+def any_context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[pyllama.Context]:
+    """Of every kind of memory, where the bits do not depend on how a text is cut."""
+    with (
+        pyllama.Model(write_same_bits(request.param, tmp_path)) as model,
+        model.context(**options(n_ctx=N_CTX)) as made,
+    ):
+        yield made
+
+
+def answer(context: pyllama.Context, prompt: list[int], known: int | None) -> Generation:
+    """Generate and compare with an empty context; `known` is how many tokens are not read, None for any."""
+    done = run(context, prompt, max_tokens=8, reuse=True, logprobs=2)
+    with context.model.context(**options(n_ctx=N_CTX)) as fresh:
+        alone = run(fresh, prompt, max_tokens=8, logprobs=2)
+    assert (done.tokens, done.logprobs) == (alone.tokens, alone.logprobs)
+    assert known is None or done.cached_tokens == known
+    return done
+
+
+def test_what_was_fed_is_not_read_again(any_context: pyllama.Context) -> None:
+    context, prompt = any_context, prompt_of(20, 40)
+    seq = context.sequence(0)
+    seq.feed(prompt[:30])
+    seq.feed(prompt[30:])
+    first = answer(context, [*prompt, 50], 40)
+    seq.feed([60, 61])
+    held = [*prompt, 50, *first.tokens][: seq.length - 2]
+    answer(context, [*held, 60, 61, 62], len(held) + 2)
+    seq.clear()
+    answer(context, prompt, 0)
+    seq.clear()
+    seq.feed(prompt[:5])
+    answer(context, prompt, 5)
+
+
+def test_branches(any_context: pyllama.Context) -> None:
+    """From a checkpoint, whole or partial, only what is new is read, as often as one likes."""
+    context, stem = any_context, prompt_of(21, 50)
+    seq = context.sequence(0)
+    seq.feed(stem)
+    with seq.checkpoint() as whole, seq.checkpoint(partial=True) as partial:
+        for i, saved in enumerate((whole, partial, whole, partial)):
+            branch = [*stem, *prompt_of(30 + i, 20)]
+            first = answer(context, branch, 50)
+            answer(context, [*branch, *first.tokens, 50], seq.length)
+            seq.restore(saved)
+            states = context.kept.saved
+            assert all(one.length <= 50 for one in states), "of the other branch"
+            assert lib.llama_memory_checkpoint_count(context.ptr, -1) == len(states) + 2
+        seq.clear()
+        seq.restore(whole)
+        assert bytes(seq.dumps()) == bytes(seq.dumps(tokens=stem)), "a file knows the text, too"
+        answer(context, [*stem, 60], 50)
+
+
+def test_a_partial_checkpoint_on_another_text(any_context: pyllama.Context) -> None:
+    """It knows how many tokens it builds on, not which: nothing is known after it."""
+    context, stem = any_context, prompt_of(22, 50)
+    seq = context.sequence(0)
+    seq.feed(stem)
+    with seq.checkpoint(partial=True) as partial:
+        seq.clear()
+        seq.feed([*prompt_of(23, 50), 50, 51])
+        with contextlib.suppress(ContextError):
+            seq.restore(partial)
+            answer(context, [*stem, 50], 0)
+
+
+@pytest.mark.parametrize("edit", ["decode", "adapters", "control vector", "another sequence", "a hole"])
+def test_edits_between(tmp_path: Path, edit: str) -> None:
+    with (
+        pyllama.Model(write_same_bits("attention", tmp_path)) as model,
+        model.context(**options(n_ctx=N_CTX, n_seq_max=2, kv_unified=True)) as context,
+    ):
+        seq, stem = context.sequence(0), prompt_of(24, 40)
+        edits = {
+            "decode": lambda: context.decode([50]),
+            "adapters": lambda: context.set_loras([]),
+            "control vector": lambda: context.set_control_vector(None),
+            "another sequence": lambda: context.sequence(1).copy_to(seq),
+            "a hole": lambda: seq.remove(3, 5),
+        }
+        seq.feed(stem)
+        with seq.checkpoint() as saved:
+            edits[edit]()
+            answer(context, [*stem, 51], 0)
+            seq.restore(saved)
+            answer(context, [*stem, 52], 0 if edit in ("adapters", "control vector") else 40)
+            seq.restore(saved)
+            edits[edit]()
+            with seq.checkpoint() as later:
+                seq.clear()
+                seq.restore(later)
+                answer(context, [*stem, 53], 0)
+            context.sequence(1).feed(stem)
+            with context.sequence(1).checkpoint() as other:
+                seq.restore(other)
+                answer(context, [*stem, 54], 0)
+
+
+def test_experts_between(tiny_model: Callable[[str], Path]) -> None:
+    with pyllama.Model(tiny_model("moe")) as model, model.context(n_ctx=256, threads=1) as context:
+        seq, stem = context.sequence(0), prompt_of(25, 40)
+        seq.feed(stem)
+        with seq.checkpoint() as saved:
+            context.set_experts(1)
+            seq.restore(saved)
+            assert run(context, [*stem, 50], max_tokens=4, reuse=True).cached_tokens == 0
+
+
+def test_tokens_that_are_taken_back(any_context: pyllama.Context) -> None:
+    """A cut window lacks then what the next token looks back at: what is there is not gone on from."""
+    context, stem = any_context, prompt_of(26, 60)
+    seq = context.sequence(0)
+    seq.feed(stem)
+    try:
+        seq.remove(40)
+    except ContextError:
+        assert context.recurrent
+    answer(context, [*stem[:50], 50], 40 if context.rewinds else 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_known_is_what_is_there(any_context: pyllama.Context, seed: int) -> None:
+    """Whatever is done to sequence 0, in any order, by what is known of it."""
+    context, chance = any_context, random.Random(seed)
+    seq, words = context.sequence(0), itertools.cycle(prompt_of(27, 501))
+    truth: list[int] = []
+    states: list[tuple[pyllama.Checkpoint, list[int]]] = []
+    known = 0
+    for step in range(150):
+        what = chance.choice(["feed", "feed", "save", "save", "restore", "restore", "remove", "ask", "clear"])
+        if what == "feed" and len(truth) < 400:
+            more = [next(words) for _ in range(chance.choice([1, 1, 7, 40]))]
+            seq.feed(more)
+            truth = [*truth, *more]
+        elif what == "save":
+            states.append((seq.checkpoint(partial=chance.random() < 0.3), truth))
+        elif what == "restore" and states:
+            saved, then = chance.choice(states)
+            if saved.partial and truth[: len(then)] != then:
+                continue  # it would be some other text
+            with contextlib.suppress(ContextError):  # an empty sequence has nothing to build on
+                seq.restore(saved)
+                truth = then
+        elif what == "remove" and context.rewinds and truth:
+            start = chance.randrange(len(truth))
+            seq.remove(start)
+            truth = truth[:start]
+        elif what == "ask":
+            prompt = [*truth[: chance.choice([len(truth), len(truth) // 2])], next(words), next(words)]
+            done = answer(context, prompt, None)
+            known += done.cached_tokens
+            truth = [*prompt, *done.tokens][: seq.length]
+        elif what == "clear" and step % 5 == 0:
+            seq.clear()
+            truth = []
+        assert seq.length == len(truth)
+        assert prefix.held(context) == truth, (step, what)
+        count = len(context.kept.saved) + len(states)
+        assert lib.llama_memory_checkpoint_count(context.ptr, -1) == count
+    assert known, "it was worth it"
+    if truth:
+        answer(context, [*truth, 50, 51], len(truth))
+    for saved, then in states:
+        if not saved.partial:
+            seq.restore(saved)
+            assert prefix.held(context) == then
+    if truth:
+        seq.restore(next(saved for saved, _ in reversed(states) if not saved.partial))
+        held = list(prefix.held(context) or ())
+        answer(context, [*held, 50, 51], len(held))
 
 
 @given(
