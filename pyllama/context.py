@@ -267,7 +267,9 @@ class Context(Handle):
                 f"{n} tokens have to be computed in one go, and the context takes "
                 f"{self._capacity}: use a larger n_batch and n_ubatch"
             )
-        lowest, most = min(tokens), max(tokens)
+        lowest = most = tokens[0]
+        if n > 1:
+            lowest, most = min(tokens), max(tokens)
         if lowest < 0 or most >= self._vocab_size:
             wrong = lowest if lowest < 0 else most
             raise ContextError(f"token {wrong} is not in a vocabulary of {self._vocab_size}")
@@ -287,12 +289,7 @@ class Context(Handle):
 
     def _compute_all(self, tokens: Tokens[int], n: int, seq_id: int) -> None:
         """Decode `n` tokens, `n_batch` at a time; the caller holds the lock."""
-        raw, buffer, highest = self._library.raw, self._tokens, self._vocab_size
-        lowest, most = min(tokens), max(tokens)
-        if lowest < 0 or most >= highest:
-            raise ContextError(f"token {lowest if lowest < 0 else most} is not in a vocabulary of {highest}")
-        if n > 1:
-            tokens = array("i", tokens)  # what is no number is told before any of it is in
+        raw, buffer = self._library.raw, self._tokens
         end = self.sequence(seq_id).length if n > 1 else 0
         for start in range(0, n, self._capacity):
             part = tokens[start : start + self._capacity]
