@@ -15,6 +15,8 @@ BUILDER = [
     *PROJECT["project"]["optional-dependencies"]["build"],
 ]
 PINS = ["2025-08", "2026-05", "2026-10"]
+# Most tests keep one core busy. A file's tests stay together, since they share what they compile.
+PARALLEL = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
 
 
 def install(session: nox.Session, *groups: str, pin: str = "") -> None:
@@ -37,7 +39,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Every test, on the default pin."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session
