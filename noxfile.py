@@ -116,7 +116,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/calls.py")
     session.run("python", "benchmarks/generation.py")
     session.run("python", "benchmarks/open_close.py")
-    session.run("python", "benchmarks/batching.py", "--plot")
+    session.run("python", "benchmarks/batching.py")
     session.run("python", "benchmarks/speculative.py")
     session.run("python", "benchmarks/follow_up.py")
     session.run("python", "benchmarks/patches.py")

@@ -2,7 +2,7 @@
 
 Same tree, same prompts, same threads, greedy, as many tokens each: the tokens of all answers by the time from
 the first request to the last answer. Rounds alternate, the best of each counts. The clock of a busy machine
-says little: CPU seconds of the process that computes are given as well. `--plot` needs matplotlib.
+says little: CPU seconds of the process that computes are given as well. The plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from bars import bars
 from builds import build
 from table import OUT, Row, report
 
@@ -112,29 +113,12 @@ def together(context: pyllama.Context, prompts: list[list[int]], n: int, at_once
     return made / (time.perf_counter() - start), (time.process_time() - cpu) / made * 1000
 
 
-def plot(rows: list[Row]) -> Path:
-    """Draw the figures; return the file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(rows) + 1))
-    axes.barh([row.what for row in rows][::-1], [row.value for row in rows][::-1])
-    axes.set_xlabel("tokens of all answers per second")
-    figure.tight_layout()
-    path = OUT / "batching.svg"
-    figure.savefig(path)
-    return path
-
-
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--plot", action="store_true")
     args = parser.parse_args()
     paths = locate()
     path = default_model(load(paths.pins), paths, Reporter())
@@ -172,8 +156,7 @@ def main() -> None:
     ]
     report("batching", [*rows, *cpu])
     (OUT / "batching-rounds.json").write_text(json.dumps(rounds, indent=1) + "\n", encoding="utf-8")
-    if args.plot:
-        print(plot(rows))
+    print(bars("batching", {row.what: row.value for row in rows}, "tokens of all answers per second"))
 
 
 if __name__ == "__main__":

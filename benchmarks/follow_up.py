@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bars import bars
 from medium import hybrid
 from table import Row, report
 
@@ -115,6 +116,7 @@ def main() -> None:
         rows.append(Row(f"{what}, pyllama", mine, "ms", "sooner than llama-cpp-python", peer / mine, goal))
         rows.append(Row(f"{what}, llama-cpp-python", peer, "ms"))
     report("follow_up", rows)
+    print(bars("follow_up", {row.what: row.value for row in rows}, "ms to the first token, median"))
 
 
 if __name__ == "__main__":
