@@ -8,9 +8,11 @@ back to what they held before.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -185,6 +187,8 @@ class Undo:
 _contexts: weakref.WeakSet[Context] = weakref.WeakSet()
 _PATIENCE = 10.0  # seconds
 _exiting = False
+_making: list[threading.Thread] = []
+_changed = threading.Condition()
 
 
 def register(context: Context) -> Any:
@@ -203,7 +207,9 @@ def _at_exit() -> None:
     This thread keeps every context's lock, so that it can still use them itself.
     """
     global _exiting
-    _exiting = True
+    with _changed:
+        _exiting = True
+        _changed.wait_for(lambda: not _others(), _PATIENCE)
     waiting = list(_contexts)
     for context in waiting:
         context.stop_flag[0] = 1
@@ -219,3 +225,39 @@ def end_thread_at_exit() -> None:
     """End this thread without a word when it was stopped because the interpreter exits."""
     if _exiting and threading.current_thread() is not threading.main_thread():
         raise SystemExit
+
+
+@contextmanager
+def making() -> Iterator[None]:
+    """Let the interpreter exit only when what is made inside is there: a model or a context.
+
+    Nothing that can be stopped, and C++ takes the libraries' tables away while another thread reads them.
+    """
+    me = threading.current_thread()
+    with _changed:
+        end_thread_at_exit()
+        _making.append(me)
+    try:
+        yield
+    finally:
+        with _changed:
+            _making.remove(me)
+            _changed.notify_all()
+    end_thread_at_exit()
+
+
+def _others() -> list[threading.Thread]:
+    """Return the threads that make something, but this one."""
+    me = threading.current_thread()
+    return [thread for thread in _making if thread is not me]
+
+
+def _forget() -> None:
+    """In a child only this thread goes on."""
+    global _changed
+    _changed = threading.Condition()
+    _making.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -87,7 +87,7 @@ class Context(Handle):
         set_fields(library.ffi, params, fields)
         forks.check(max(params.n_threads, params.n_threads_batch))
         with model.lock:
-            with log.collected() as lines:
+            with cancelling.making(), log.collected() as lines:
                 ptr = context_options.new_context(library, model.ptr, params, options)
                 words = lines()
             lost = rpc.failure(model.rpc_endpoints)

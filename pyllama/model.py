@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import gguf_file, rpc
+from . import cancelling, gguf_file, rpc
 from .adapters import Lora
 from .context import Context
 from .device import choose, handles
@@ -79,7 +79,7 @@ class Model(Handle):
             params.progress_callback = library.raw.pyllama_on_progress
             params.progress_callback_user_data = handle
             _define_progress(library.ffi)
-        with log.collected() as lines:
+        with cancelling.making(), log.collected() as lines:
             ptr = library.raw.llama_model_load_from_file(os.fsencode(self.path), params)
             words = lines()
         del kept
