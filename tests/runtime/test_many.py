@@ -29,7 +29,9 @@ PROMPTS = [
 ]
 
 
-def same_or_tied(context: pyllama.Context, prompt: Any, one: Sequence[int], other: Sequence[int]) -> bool:
+def same_or_tied(
+    context: pyllama.Context, prompt: Any, one: Sequence[int], other: Sequence[int], tie: float = TIE
+) -> bool:
     """Say whether two greedy answers are equal, or part at two tokens that are about as likely."""
     if tuple(one) == tuple(other):
         return True
@@ -44,17 +46,19 @@ def same_or_tied(context: pyllama.Context, prompt: Any, one: Sequence[int], othe
         return True
     first, second = scored[0].top
     assert first.logprob is not None and second.logprob is not None
-    return {one[i], other[i]} == {first.token, second.token} and first.logprob - second.logprob < TIE
+    return {one[i], other[i]} == {first.token, second.token} and first.logprob - second.logprob < tie
 
 
-def check(model: pyllama.Model, prompts: Sequence[Any], found: Sequence[Generation], n: int) -> None:
+def check(
+    model: pyllama.Model, prompts: Sequence[Any], found: Sequence[Generation], n: int, tie: float = TIE
+) -> None:
     """Compare with what each prompt gives alone."""
     assert len(found) == len(prompts)
     with model.context(n_ctx=1024) as context:
         for prompt, one in zip(prompts, found, strict=True):
             alone = pyllama.generate(context, prompt, max_tokens=n, temperature=0, reuse=False)
             assert one.prompt_tokens == alone.prompt_tokens
-            assert same_or_tied(context, prompt, alone.tokens, one.tokens)
+            assert same_or_tied(context, prompt, alone.tokens, one.tokens, tie)
             if one.tokens == alone.tokens:
                 assert (one.text, one.finish_reason) == (alone.text, alone.finish_reason)
 
@@ -262,7 +266,8 @@ def test_the_real_model(model: pyllama.Model) -> None:
     prompts = ["The capital of France is", "Once upon a time", "1, 2, 3,", "I think that"]
     with model.context(n_ctx=256, n_seq_max=4, kv_unified=True) as context:
         found = generate_many(context, prompts, max_tokens=12, temperature=0)
-    check(model, prompts, found, 12)
+    # On AMX products of several rows round otherwise: a logit is up to 0.6 off.
+    check(model, prompts, found, 12, tie=1.2)
 
 
 def test_where_the_build_cannot_say_what_fits(
