@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import pyllama
 from pyllama import ChatTemplate
 from pyllama.errors import UsageError
 
@@ -70,6 +71,14 @@ ENDLESS: dict[str, tuple[str, str | None]] = {
         "too long|too often|come to an end",
     ),
 }
+# At 2025-08 the first three are nothing special, and the parser is not bound: see the feature's README.
+NOT_IN_MINJA = {
+    "text of no length that doubles",
+    "a text that is split",
+    "a slice with a step that overflows",
+    "long sums",
+    "many a choice",
+}
 ENDING = {
     "a deep list": (
         "{% set ns = namespace(x=[]) %}{% for i in range(20000) %}{% set ns.x = [ns.x] %}{% endfor %}!",
@@ -81,6 +90,8 @@ ENDING = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_it_ends_with_an_error(name: str) -> None:
+    if name in NOT_IN_MINJA and pyllama.build_info().pin == "2025-08":
+        pytest.skip("for the interpreter of later pins")
     source, told = ENDLESS[name]
     with pytest.raises(UsageError, match=told):
         ChatTemplate(None, source).apply(USER)
