@@ -184,6 +184,25 @@ def what_is_copied(loopback: Loopback, path: str) -> None:
 
 
 @case
+def one_sequence(loopback: Loopback, path: str) -> None:
+    """All layers of a recurrent state follow each other in memory: one copy, both ways."""
+    with Sequences(path, n_ctx=256, n_seq_max=1) as s:
+        s.decode(words(20))
+        loopback.reset()
+        blob = save(s.context, 0)
+        saved = loopback.stats()
+        expected = s.decode([WORD])
+        s.decode(words(5))
+        loopback.reset()
+        assert restore(s.context, blob, 0) == len(blob)
+        restored = loopback.stats()
+        for stats in (saved, restored):
+            assert (stats.async_copies, stats.computes) == (1, 0), f"{stats.async_copies} copies"
+            assert stats.copy_bytes == held(s)
+        assert same(s.decode([WORD]), expected), "other logits"
+
+
+@case
 def two_devices(loopback: Loopback, path: str) -> None:
     with by_turns(path) as s:
         before = [loopback.stats(device).live_bytes for device in (0, 1)]

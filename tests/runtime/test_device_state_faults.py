@@ -25,6 +25,7 @@ CASES = {
     "memory_is_refused": ALL,
     "every_way_through_faults": ALL,
     "what_is_copied": ALL,
+    "one_sequence": ("mamba2",),
     "two_devices": ("attention", "swa", "hybrid"),  # of mamba2 one device has both layers
     "waits": ALL,
     "no_room": ("attention", "hybrid"),

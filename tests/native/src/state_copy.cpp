@@ -36,6 +36,7 @@ static size_t check_plan(Random & random, const Ranges & ranges) {
     const std::vector<Byte> expected = packed_bytes(ranges);
     const Blocks plan = llama_state_plan(ranges);
     check_blocks(plan, expected, SIZE_MAX);
+    check_joined(plan);
     check_blocks(llama_state_plan(in_other_portions(random, ranges)), expected, SIZE_MAX);
     for (const size_t limit : {size_t(1), size_t(2), size_t(3), size_t(7), size_t(64), random.pick(1, 200), expected.size() + 1, SIZE_MAX}) {
         check_blocks(llama_state_cut(plan, limit), expected, limit);
@@ -46,12 +47,25 @@ static size_t check_plan(Random & random, const Ranges & ranges) {
 static size_t run_plan(uint64_t seed, size_t rounds) {
     Random random(seed);
     std::vector<ggml_tensor> tensors(3);
+    std::vector<char> memory(8192), buffers(2); // addresses, nothing is read there
     for (size_t i = 0; i < rounds; i++) {
         std::vector<ggml_tensor *> some;
+        const size_t bytes = random.pick(40, 700);
+        for (size_t j = 0; j < 3; j++) { // often side by side, seldom in two buffers
+            tensors[j].data   = &memory[j * bytes + (random.once_in(4) ? 64 : 0)];
+            tensors[j].buffer = (ggml_backend_buffer *) &buffers[random.once_in(8) ? 1 : 0];
+        }
         for (size_t j = random.pick(1, 3); j > 0; j--) {
             some.push_back(&tensors[j - 1]);
         }
-        check_plan(random, random_ranges(random, some, random.pick(40, 700), false));
+        check_plan(random, random_ranges(random, some, bytes, false));
+        if (i % 4 == 0) { // all of each, from left to right: layers of a recurrent state
+            Ranges whole;
+            for (auto & tensor : tensors) {
+                whole.push_back({&tensor, 0, bytes});
+            }
+            check_plan(random, whole);
+        }
     }
     check_plan(random, {});
     check_plan(random, {{&tensors[0], 5, 0}, {&tensors[0], 9, 0}});
@@ -354,6 +368,17 @@ static size_t run_counts() {
         CHECK(found.copies == 0 && found.gets == 24 && found.sets == 24, "every copy refused");
         loopback_defaults(0);
     }
+    Ranges whole; // two tensors side by side
+    for (size_t i = 0; i < 2; i++) {
+        whole.push_back({t.tensors[1 + i], 0, Tensors::size});
+    }
+    const auto both = llama_state_memory::alloc(dev, bytes_of(whole));
+    for (const auto how : {LLAMA_DEVICE_STATE_COPY_AUTO, LLAMA_DEVICE_STATE_COPY_STAGED}) {
+        loopback_reset(0);
+        llama_state_copy(backend.get(), llama_state_plan(whole), *both, llama_state_direction::SAVE, how);
+        const bool one = how == LLAMA_DEVICE_STATE_COPY_AUTO;
+        CHECK(counts().async_copies == (one ? 1 : 0) && counts().gets == (one ? 0 : 2), "neighbours: one copy; staged, each for itself");
+    }
     Ranges odd; // words at these addresses would not be aligned, which the CPU bears and others do not
     for (size_t i = 0; i < 12; i++) {
         odd.push_back({t.tensors[1], 4 + 49 * i, 12});
@@ -369,7 +394,7 @@ static size_t run_counts() {
     CHECK(!llama_state_memory::alloc(dev, 1000), "the third chunk was refused");
     CHECK(counts().live_bytes == live, "the first two chunks are left");
     loopback_defaults(0);
-    return 15;
+    return 17;
 }
 
 int main(int argc, char ** argv) {

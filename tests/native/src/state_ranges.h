@@ -144,3 +144,26 @@ inline void check_blocks(const Blocks & blocks, const std::vector<Byte> & expect
         CHECK(seen[i] == 1, "packed byte %zu of %zu is never written", i, seen.size());
     }
 }
+
+// Joined, they are the same copies, and none is left that could be one with the one before.
+inline void check_joined(const Blocks & blocks) {
+    const auto copies = [](const Blocks & some) {
+        std::vector<std::pair<const char *, size_t>> res; // where a byte lies, and its place when packed
+        for (const auto & block : some) {
+            for (size_t row = 0; row < block.count; row++) {
+                for (size_t i = 0; i < block.width; i++) {
+                    res.emplace_back((const char *) block.tensor->data + block.offset + row * block.pitch + i, block.packed + row * block.packed_pitch + i);
+                }
+            }
+        }
+        return res;
+    };
+    const Blocks joined = llama_state_join(blocks);
+    CHECK(copies(joined) == copies(blocks), "%zu blocks, joined to %zu, are other copies", blocks.size(), joined.size());
+    for (size_t i = 1; i < joined.size(); i++) {
+        const auto & a = joined[i - 1];
+        const auto & b = joined[i];
+        const bool follows = (char *) a.tensor->data + a.offset + a.width == (char *) b.tensor->data + b.offset && a.packed + a.width == b.packed;
+        CHECK(a.count > 1 || b.count > 1 || !follows || a.tensor->buffer != b.tensor->buffer, "blocks %zu and %zu could be one", i - 1, i);
+    }
+}

@@ -125,9 +125,6 @@ static bool starts_with(const std::string & name, const char * prefix) {
 
 static llama_device_state_copy choose(ggml_backend_t backend, const std::vector<llama_state_block> & blocks) {
     ggml_backend_dev_t dev = ggml_backend_get_device(backend);
-    if (!dev) {
-        return LLAMA_DEVICE_STATE_COPY_STAGED;
-    }
 
     const std::string name = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
 
@@ -165,33 +162,36 @@ void llama_state_copy(
         return;
     }
 
-    const std::vector<llama_state_block> blocks = llama_state_cut(blocks_all, memory.limit());
+    const bool host = llama_state_all_on_host(blocks_all, memory);
 
-    if (llama_state_all_on_host(blocks, memory)) {
+    // no backend copies on both sides
+    const bool mixed = !backend || !ggml_backend_get_device(backend) || !ggml_backend_supports_buft(backend, memory.buft());
+
+    // tensors that are split among devices have no addresses: each is asked for its bytes
+    if (!host && (mixed || how == LLAMA_DEVICE_STATE_COPY_STAGED)) {
+        copy_staged(llama_state_cut(blocks_all, memory.limit()), memory, direction);
+        return;
+    }
+
+    const std::vector<llama_state_block> blocks = llama_state_cut(llama_state_join(blocks_all), memory.limit());
+
+    if (host) {
         if (how != LLAMA_DEVICE_STATE_COPY_GRAPH || !backend || !llama_state_copy_by_graph(backend, blocks, memory, direction)) {
             llama_state_copy_on_host(blocks, memory, direction);
         }
         return;
     }
 
-    // only one side is the device's
-    const bool mixed = !backend || !ggml_backend_supports_buft(backend, memory.buft());
-
     if (how == LLAMA_DEVICE_STATE_COPY_AUTO) {
-        how = mixed ? LLAMA_DEVICE_STATE_COPY_STAGED : choose(backend, blocks);
+        how = choose(backend, blocks);
     }
 
-    if (!mixed && how == LLAMA_DEVICE_STATE_COPY_GRAPH) {
+    if (how == LLAMA_DEVICE_STATE_COPY_GRAPH) {
         if (llama_state_copy_by_graph(backend, blocks, memory, direction)) {
             return;
         }
         LLAMA_LOG_DEBUG("%s: %s cannot copy by a graph\n", __func__, ggml_backend_name(backend));
-        how = LLAMA_DEVICE_STATE_COPY_ASYNC;
     }
 
-    if (!mixed && how == LLAMA_DEVICE_STATE_COPY_ASYNC) {
-        copy_async(backend, blocks, memory, direction);
-    } else {
-        copy_staged(blocks, memory, direction);
-    }
+    copy_async(backend, blocks, memory, direction);
 }

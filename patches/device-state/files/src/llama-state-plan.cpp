@@ -103,6 +103,29 @@ std::vector<llama_state_block> llama_state_plan(const std::vector<llama_state_ra
     return blocks;
 }
 
+std::vector<llama_state_block> llama_state_join(const std::vector<llama_state_block> & blocks) {
+    std::vector<llama_state_block> res;
+    res.reserve(blocks.size());
+
+    const auto data = [](const llama_state_block & block) {
+        return (const char *) block.tensor->data + block.offset;
+    };
+
+    for (const auto & block : blocks) {
+        llama_state_block * last = res.empty() ? nullptr : &res.back();
+
+        if (last && last->count == 1 && block.count == 1 && last->packed + last->width == block.packed &&
+                data(*last) + last->width == data(block) && llama_state_buffer_of(last->tensor) == llama_state_buffer_of(block.tensor)) {
+            last->width += block.width;
+            last->packed_pitch = last->width;
+        } else {
+            res.push_back(block);
+        }
+    }
+
+    return res;
+}
+
 std::vector<llama_state_block> llama_state_cut(const std::vector<llama_state_block> & blocks, size_t limit) {
     std::vector<llama_state_block> res;
     res.reserve(blocks.size());

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <random>
 #include <stdexcept>
+#include <utility>
 
 // only what cannot be rewound; the oldest pin has another name for it
 static constexpr llama_state_seq_flags PARTIAL = 1;
@@ -28,20 +29,37 @@ struct ranges_of_buft {
 
 } // namespace
 
+// Tensors come as they lie in memory, where those of neighbouring layers may follow each other: they are one copy then.
+// It is the same order whichever cells of them are named.
 static std::vector<ranges_of_buft> by_buft(const std::vector<llama_state_range> & ranges) {
+    using iterator = std::vector<llama_state_range>::const_iterator;
+
+    std::vector<std::pair<iterator, iterator>> runs; // of one tensor
+    for (auto first = ranges.begin(); first != ranges.end();) {
+        const auto last = std::find_if(first, ranges.end(), [&](const llama_state_range & cur) { return cur.tensor != first->tensor; });
+        runs.emplace_back(first, last);
+        first = last;
+    }
+
+    // by buffer first: there are devices where the addresses of all buffers begin alike
+    const auto place = [](const auto & run) {
+        return std::make_pair((uintptr_t) llama_state_buffer_of(run.first->tensor), (uintptr_t) run.first->tensor->data);
+    };
+    std::stable_sort(runs.begin(), runs.end(), [&](const auto & a, const auto & b) { return place(a) < place(b); });
+
     std::vector<ranges_of_buft> res;
 
-    for (const auto & range : ranges) {
-        const ggml_tensor * owner = range.tensor->view_src ? range.tensor->view_src : range.tensor;
-
-        ggml_backend_buffer_type_t buft = ggml_backend_buffer_get_type(owner->buffer);
+    for (const auto & [first, last] : runs) {
+        ggml_backend_buffer_type_t buft = ggml_backend_buffer_get_type(llama_state_buffer_of(first->tensor));
 
         auto it = std::find_if(res.begin(), res.end(), [&](const ranges_of_buft & cur) { return cur.buft == buft; });
         if (it == res.end()) {
             it = res.insert(res.end(), {buft, 0, {}});
         }
-        it->size += range.size;
-        it->ranges.push_back(range);
+        for (auto range = first; range != last; ++range) {
+            it->size += range->size;
+        }
+        it->ranges.insert(it->ranges.end(), first, last);
     }
 
     return res;

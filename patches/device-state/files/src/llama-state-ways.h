@@ -19,10 +19,6 @@ struct llama_state_ends {
     llama_state_rows dst;
 };
 
-inline ggml_backend_buffer_t llama_state_buffer_of(const ggml_tensor * tensor) {
-    return tensor->view_src ? tensor->view_src->buffer : tensor->buffer;
-}
-
 inline llama_state_ends llama_state_ends_of(const llama_state_block & block, const llama_state_memory & memory, llama_state_direction direction) {
     const ggml_tensor * chunk = memory.chunk(block.packed);
 
