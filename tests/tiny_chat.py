@@ -12,8 +12,8 @@ CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
 """
 
 
-def with_template(model: Path, out: Path) -> None:
-    """Copy a model and give it a chat template."""
+def with_template(model: Path, out: Path, tool_use: str | None = None) -> None:
+    """Copy a model and give it a chat template, and perhaps another one for tools."""
     reader = gguf.GGUFReader(model)
     architecture = str(reader.fields["general.architecture"].contents())
     writer = gguf.GGUFWriter(out, architecture)
@@ -23,7 +23,10 @@ def with_template(model: Path, out: Path) -> None:
             writer.add_key_value(
                 name, field.contents(), kind, field.types[1] if len(field.types) > 1 else None
             )
-    writer.add_chat_template(CHATML)
+    named = {"default": CHATML, "tool_use": tool_use}
+    writer.add_chat_template(
+        CHATML if tool_use is None else [{"name": n, "template": t} for n, t in named.items() if t]
+    )
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()

@@ -13,6 +13,7 @@ import pytest
 from chat_families import ANSWERS, TEMPLATES, WEATHER
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_chat import with_template
 
 import pyllama
 from pyllama import ChatMessage, ChatTemplate, GrammarTrigger, Sampler, SamplerParams, ToolCall
@@ -244,6 +245,17 @@ def test_a_prefix_that_the_grammar_does_not_have(tiny: pyllama.Model) -> None:
 def test_a_model_without_a_template(tiny: pyllama.Model) -> None:
     with pytest.raises(UsageError, match="no chat template"):
         pyllama.chat(tiny, [said("x")])
+
+
+def test_a_second_template_of_a_model(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Upstream parses the one for tools as well, the oldest pin with as much stack as it asks for."""
+    file = tmp_path / "model.gguf"
+    with_template(tiny_model("attention"), file, tool_use=CHATML)
+    with pyllama.Model(file) as model:
+        assert ChatTemplate(model).apply([said("x")]).parser().parse("y").content == "y"
+    with_template(tiny_model("attention"), file, tool_use="{{ " + "(" * 100_000)
+    with pyllama.Model(file) as model, pytest.raises(UsageError, match="template"):
+        ChatTemplate(model)
 
 
 def test_two_grammars(tiny: pyllama.Model) -> None:
