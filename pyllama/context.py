@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING, Any
 
-from . import adapters, cancelling, context_options, decode_errors, forks, outputs, rpc
+from . import adapters, cancelling, context_options, decoding, forks, outputs, rpc
 from .batch import Batch
 from .errors import ContextError, UsageError
 from .kv import Kv
@@ -102,7 +101,7 @@ class Context(Handle):
             raise ContextError(
                 f"no context with n_ctx={n_ctx}, n_seq_max={n_seq_max}{asked} could be made: {reason}"
             )
-        self._decodes = self._edits = 0
+        self._edits = 0
         self._flip, self._flipped = False, 0  # see adapters_changed
         self._adapted = 0
         self._gives_embeddings = bool(params.embeddings)
@@ -120,12 +119,8 @@ class Context(Handle):
         """Whether tokens can be taken back off the end of a sequence without a checkpoint."""
         self.cache_types, self.swa_full = (int(params.type_k), int(params.type_v)), not cut
         """ggml's types of K and V, and whether a sliding window's cache keeps all tokens."""
-        self._whole = outputs.takes_whole(self, self._gives_embeddings)
-        size = library.raw.llama_n_ubatch if self._whole else library.raw.llama_n_batch
-        self._capacity = int(size(ptr))
-        self._tokens = library.ffi.new("llama_token[]", self._capacity)
-        self._seq_arrays: tuple[Any, Any, Any] | None = None
-        self._vocab_size = len(model.vocab)
+        self.staging = decoding.Staging(self, embeddings=self._gives_embeddings)
+        """Where tokens are put to be decoded; kept by `pyllama.decoding`."""
         self._clears = 0
         self.undo: cancelling.Undo | None = None
         """What takes back the decode that is under way, if that can be stopped."""
@@ -173,7 +168,7 @@ class Context(Handle):
     @property
     def n_batch(self) -> int:
         """Tokens that one decode takes."""
-        return self._capacity
+        return self.staging.capacity
 
     @property
     def n_layers(self) -> int:
@@ -248,71 +243,9 @@ class Context(Handle):
         a long list are in it.
         """
         if isinstance(tokens, Batch):
-            with self.lock, tokens.lock:
-                self.free_released()
-                prepared, n = tokens.prepared(self), len(tokens)
-                if n < cancelling.LONG and not cancelling.scopes():
-                    self._compute(prepared, n)
-                else:
-                    with cancelling.Undo(self, tokens.sequences(), n):
-                        self._compute(prepared, n)
-                if self.model.rpc_endpoints:
-                    decode_errors.check_servers(self, len(tokens))
-            return
-        n = len(tokens)
-        if not n:
-            raise ContextError("there are no tokens to decode: give at least one")
-        if self._whole and n > self._capacity:
-            raise ContextError(
-                f"{n} tokens have to be computed in one go, and the context takes "
-                f"{self._capacity}: use a larger n_batch and n_ubatch"
-            )
-        lowest = most = tokens[0]
-        if n > 1:
-            lowest, most = min(tokens), max(tokens)
-        if lowest < 0 or most >= self._vocab_size:
-            wrong = lowest if lowest < 0 else most
-            raise ContextError(f"token {wrong} is not in a vocabulary of {self._vocab_size}")
-        if n > 1:
-            tokens = array("i", tokens)  # what is no number is told before any of it is in
-        with self.lock:
-            self.free_released()
-            if self.model.n_positions:
-                self.check_position(self.sequence(seq_id).length + n - 1)
-            if n < cancelling.LONG and not cancelling.scopes():
-                self._compute_all(tokens, n, seq_id)
-            else:
-                with cancelling.Undo(self, (seq_id,), n):
-                    self._compute_all(tokens, n, seq_id)
-            if self.model.rpc_endpoints:
-                decode_errors.check_servers(self, n)
-
-    def _compute_all(self, tokens: Tokens[int], n: int, seq_id: int) -> None:
-        """Decode `n` tokens, `n_batch` at a time; the caller holds the lock."""
-        raw, buffer = self._library.raw, self._tokens
-        end = self.sequence(seq_id).length if n > 1 else 0
-        for start in range(0, n, self._capacity):
-            part = tokens[start : start + self._capacity]
-            size = len(part)
-            for i, token in enumerate(part):
-                buffer[i] = token
-            batch = raw.llama_batch_get_one(buffer, size)
-            if seq_id != 0:
-                batch.n_seq_id, batch.seq_id = self._named(seq_id)
-            self._compute(batch, n, (seq_id, end) if n > 1 else None)
-
-    def _take_back(self, seq_id: int, end: int) -> str:
-        """Forget what a decode that failed left behind position `end`; say what cannot be forgotten."""
-        sequence = self.sequence(seq_id)
-        inside = sequence.length - end
-        if inside > 0 and self.rewinds:
-            self._library.raw.llama_memory_seq_rm(
-                self._library.raw.llama_get_memory(self.ptr), seq_id, end, -1
-            )
-            inside = sequence.length - end
-        if inside <= 0:
-            return ""
-        return f"; the first {inside} are in sequence {seq_id} now: clear it, or restore a checkpoint"
+            decoding.decode_batch(self, tokens)
+        else:
+            decoding.decode(self, tokens, seq_id)
 
     def check_position(self, position: int) -> None:
         """Raise ContextError for a position that the model has no row for in its table."""
@@ -322,28 +255,6 @@ class Context(Handle):
                 f"{self.model.architecture} knows {most} positions, and a token would be at {position}: "
                 "clear the sequence, or split the text"
             )
-
-    def _compute(self, batch: Any, n: int, back: tuple[int, int] | None = None) -> None:
-        """Decode a `llama_batch`, one of `n` tokens or a part of them; the caller holds the lock.
-
-        When it fails, the sequence and position `back` are what to go back to.
-        """
-        raw, owned = self._library.raw, self._owned
-        if self.model.simulated:
-            raise ContextError("the model was loaded with no_alloc, without its weights: load it whole")
-        if owned.borrowed:
-            outputs.check_not_lent(owned.borrowed)
-        self._decodes += 1
-        mark = raw.pyllama_log_mark()
-        code = raw.llama_decode(self.ptr, batch) if self.undo is None else self.undo.decode(batch)
-        log.raise_pending()
-        if code != 0:
-            left = ""
-            if code == decode_errors.STOPPED:
-                cancelling.end_thread_at_exit()
-            elif back is not None:
-                left = self._take_back(*back)
-            raise decode_errors.make(self, code, n, mark, left)
 
     def logits(self, index: int = -1) -> Output:
         """Return the logits of an output of the last decode, one for each token of the vocabulary.
@@ -371,24 +282,15 @@ class Context(Handle):
         """Do not decode or free what `array` looks at until it is gone; the caller holds the lock."""
         self._owned.lend(array)
 
+    def check_not_lent(self) -> None:
+        """Raise OutputError while an array looks at the last outputs; the caller holds the lock."""
+        if self._owned.borrowed:
+            outputs.check_not_lent(self._owned.borrowed)
+
     @property
     def decodes(self) -> int:
         """How many decodes there were, those that failed among them: each replaces the outputs."""
-        return self._decodes
-
-    def _named(self, seq_id: int) -> tuple[Any, Any]:
-        """Return the arrays that put a whole batch into a sequence; upstream counts its positions."""
-        ffi = self._library.ffi
-        if self._seq_arrays is None:
-            one = ffi.new("llama_seq_id[1]")
-            self._seq_arrays = (
-                one,
-                ffi.new("int32_t[]", [1] * self._capacity),
-                ffi.new("llama_seq_id *[]", [one] * self._capacity),
-            )
-        one, counts, ids = self._seq_arrays
-        one[0] = seq_id
-        return counts, ids
+        return self.staging.count
 
     def release_later(self, checkpoint: int) -> None:
         """Free a checkpoint, now, or at the next call when another thread is computing: nobody waits."""
@@ -416,7 +318,7 @@ class Context(Handle):
     @property
     def stamp(self) -> tuple[int, ...]:
         """A value that changes with whatever pyllama does to what the sequences hold."""
-        return self._decodes, self._clears, self._edits
+        return self.staging.count, self._clears, self._edits
 
     @property
     def changes(self) -> tuple[int, int]:
@@ -429,13 +331,13 @@ class Context(Handle):
         2025-08 computes with the graph of the last decode as long as batches have the same shape. Embeddings
         beside the logits, or none again, make it build another one.
         """
-        if self._decodes != self._flipped and not hasattr(self._library.raw, "llama_set_adapters_lora"):
+        if self.decodes != self._flipped and not hasattr(self._library.raw, "llama_set_adapters_lora"):
             if self._gives_embeddings:
                 raise ContextError(
                     "2025-08 does not notice that adapters change in a context with embeddings=True: set "
                     "them before the first decode, or make a new context"
                 )
-            self._flipped = self._decodes
+            self._flipped = self.decodes
             self._flip = not self._flip
             self._library.raw.llama_set_embeddings(self.ptr, self._flip)
         self._computes_otherwise()
