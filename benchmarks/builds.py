@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+STOCK = ("--features", "amx-tiles")
+"""Options for upstream's own code, but for a fault with gcc 12: no quantized model runs on a CPU with AMX."""
+
 
 def build(pin: str, *options: str) -> Path:
     """Return the folder of a finished build; `options` are those of `pyllama build`."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builds import build
+from builds import STOCK, build
 from table import OUT, Row, report
 
 from pyllama.builder.fetch.models import default_model
@@ -34,7 +34,7 @@ def child(folder: Path, model: Path, *what: str) -> dict[str, Any]:
     env = {**os.environ, "PYLLAMA_BUILD": str(folder)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{what}: {done.stderr[-2000:]}")
+        sys.exit(f"{what}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -79,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     paths = locate()
     model = default_model(load(paths.pins), paths, Reporter())
-    ours, stock = build(args.pin), build(args.pin, "--none")
+    ours, stock = build(args.pin), build(args.pin, *STOCK)
     memory = {
         "ours, demand paged": child(ours, model, "memory", "1"),
         "stock": child(stock, model, "memory", "0"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from builds import backend_of, build
+from builds import STOCK, backend_of, build
 from table import OUT, Row, report
 
 from pyllama.builder.fetch.models import default_model
@@ -35,7 +35,7 @@ def measure(folder: Path, model: Path, device: str, layers: int, tokens: int, pl
     command = [sys.executable, str(HERE / "offload_child.py"), *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{folder.name}, {layers} layers: {done.stderr[-2000:]}")
+        sys.exit(f"{folder.name}, {layers} layers: exit code {done.returncode}\n{done.stderr[-2000:]}")
     found: Point = json.loads(done.stdout)
     return found
 
@@ -84,7 +84,7 @@ def main() -> None:
     backend = () if args.plugin else backend_of(args.device)
     builds = {
         "output layer first": build(args.pin, *backend),
-        "stock": build(args.pin, "--none", *backend),
+        "stock": build(args.pin, *STOCK, *backend),
     }
     lines: dict[str, list[Point]] = {name: [] for name in builds}
     for layers in map(int, args.layers.split(",")):

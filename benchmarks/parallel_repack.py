@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from builds import build
+from builds import STOCK, build
 from table import Row, report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -56,7 +56,7 @@ def load(folder: Path, model: Path, *, mmap: bool, repack: bool = True, threads:
     env = {**os.environ, "PYLLAMA_BUILD": str(folder), "GGML_REPACK_THREADS": threads}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{folder.name}: {done.stderr[-2000:]}")
+        sys.exit(f"{folder.name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return float(json.loads(done.stdout)["clock"])
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--types", default="Q4_K,Q4_0")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    builds = {"ours": build(args.pin), "stock": build(args.pin, "--none")}
+    builds = {"ours": build(args.pin), "stock": build(args.pin, *STOCK)}
     rows: list[Row] = []
     for name in args.types.split(","):
         with tempfile.TemporaryDirectory(prefix="pyllama-bench-") as folder:

@@ -33,7 +33,7 @@ def child(*args: object, **env: str) -> dict[str, Any]:
     command = [sys.executable, str(CHILD), *map(str, args)]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{args}: {done.stderr[-2000:]}")
+        sys.exit(f"{args}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
