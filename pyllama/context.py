@@ -357,11 +357,11 @@ class Context(Handle):
         self._edits += 1
 
     def clear(self) -> None:
-        """Forget every sequence; the memory stays allocated."""
+        """Forget every sequence; the memory stays allocated, and is written over when it is used again."""
         raw = self._library.raw
         with self.lock:
             self._clears += 1
-            raw.llama_memory_clear(raw.llama_get_memory(self.ptr), True)
+            raw.llama_memory_clear(raw.llama_get_memory(self.ptr), False)
 
     def _repr_html_(self) -> str:
         if self.closed:
