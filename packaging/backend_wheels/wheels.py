@@ -61,7 +61,7 @@ class Workshop:
     def _audited(self, wheel: Path, exclude: tuple[str, ...]) -> Path:
         out = self._place(f"audited-{wheel.stem}")
         options = [word for name in exclude for word in ("--exclude", name)]
-        self._run("auditwheel", "repair", *options, "-w", out, wheel)
+        self._run("auditwheel", "repair", "--strip", *options, "-w", out, wheel)
         (audited,) = out.glob("*.whl")
         return audited
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from cyclonedx.spdx import is_expression
+from elftools.elf.elffile import ELFFile
 from making import BACKENDS, BUILD, ROOT, clean, make
 
 from pyllama.builder.paths import cache_dir
@@ -136,6 +137,15 @@ def test_libraries_need_what_is_inside_or_of_the_policy_or_the_core(dist: Path, 
         for library in read.values():
             strange = [n for n in library.needed if n not in inside and not SYSTEM.fullmatch(n)]
             assert not [name for name in strange if not foreign.fullmatch(name)]
+
+
+def test_libraries_are_stripped(dist: Path, tmp_path: Path) -> None:
+    """Names that only a debugger asks for are a sixth of libllama."""
+    for wheel in (core(dist), *parts(dist)):
+        out = tmp_path / wheel.stem
+        for name in binaries(wheel, out):
+            with (out / name).open("rb") as file:
+                assert ELFFile(file).get_section_by_name(".symtab") is None, name
 
 
 def test_run_paths_start_at_the_library_and_lead_to_what_it_needs(dist: Path, tmp_path: Path) -> None:
