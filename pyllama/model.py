@@ -69,6 +69,8 @@ class Model(Handle):
         self.rpc_endpoints = rpc.endpoints_of(handles() if chosen is None else chosen)
         rpc.require_reachable(self.rpc_endpoints)
         set_fields(library.ffi, params, fields)
+        if chosen == [] and params.split_mode == library.raw.LLAMA_SPLIT_MODE_NONE:
+            params.main_gpu = -1  # before 2026-10 the first one of none is an error
         self.simulated = bool(getattr(params, "no_alloc", False))
         """Whether it has no weights and is only there to tell what it would take."""
         if self.simulated:  # llama.cpp ends the process over both

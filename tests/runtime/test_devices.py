@@ -42,6 +42,7 @@ def test_no_split(split: list[float], test_model: Path) -> None:
         pyllama.Model(test_model, tensor_split=split)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mode", ["none", "layer", "ROW", 1])
 def test_split_mode(mode: str | int, test_model: Path) -> None:
     assert len(generated(test_model, devices=["CPU"], tensor_split=[1.0], split_mode=mode, main_gpu=0)) == 8
