@@ -356,12 +356,16 @@ class Context(Handle):
         """Note that what the sequences hold was changed, other than by a decode or `clear`."""
         self._edits += 1
 
-    def clear(self) -> None:
-        """Forget every sequence; the memory stays allocated, and is written over when it is used again."""
+    def clear(self, *, zero: bool = False) -> None:
+        """Forget every sequence; the memory stays allocated, and is written over when it is used again.
+
+        `zero` writes zeros over all of it now, which takes a while. That helps where a decode gave NaN:
+        attention without flash attention also multiplies what is masked, and so reads it again.
+        """
         raw = self._library.raw
         with self.lock:
             self._clears += 1
-            raw.llama_memory_clear(raw.llama_get_memory(self.ptr), False)
+            raw.llama_memory_clear(raw.llama_get_memory(self.ptr), zero)
 
     def _repr_html_(self) -> str:
         if self.closed:

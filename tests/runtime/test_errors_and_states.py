@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from exact_states import flash
 
 import pyllama
 from pyllama import Context, Model, Sampler, SamplerParams, errors
@@ -130,3 +132,25 @@ def test_errors_go_to_other_processes(tiny_model: Callable[[str], Path]) -> None
     assert (again.code, again.cleared) == (2, (3,))
     many = pickle.loads(pickle.dumps(some.value))
     assert many.results == some.value.results and str(many.errors[1]) == str(some.value.errors[1])
+
+
+def test_zeroing_heals_a_cache_with_nan(tiny_model: Callable[[str], Path]) -> None:
+    """Without flash attention masked values are multiplied by 0, which NaN survives."""
+    words = list(range(5, 45))
+    with pyllama.Model(tiny_model("attention")) as model:
+        with model.context(n_ctx=256, threads=1, **flash(False)) as context:
+            context.decode(words[:3])
+            expected = context.logits().copy()
+        with model.context(n_ctx=256, threads=1, **flash(False)) as context:
+            context.decode(words)
+            size = pyllama.lib.llama_state_seq_get_size(context.ptr, 0)
+            blob = pyllama.ffi.new("uint8_t[]", size)
+            assert pyllama.lib.llama_state_seq_get_data(context.ptr, blob, size, 0) == size
+            pyllama.ffi.buffer(blob)[size - 2000 :] = b"\xff" * 2000  # of the last layer's V
+            assert pyllama.lib.llama_state_seq_set_data(context.ptr, blob, size, 0) == size
+            context.clear()
+            context.decode(words[:3])
+            assert math.isnan(context.logits()[0]), "the test's own poison"
+            context.clear(zero=True)
+            context.decode(words[:3])
+            assert context.logits().copy() == expected
