@@ -62,7 +62,7 @@ def connect(*endpoints: str, timeout: float = _TIMEOUT) -> list[Device]:
     `Model(devices=…)` takes their names; a Model without `devices` uses all of them. A server that is
     known already is only asked whether it is there, and that not while a model uses it.
 
-    Raises UsageError for what is no endpoint, RpcError when the build has no rpc backend, or when a server
+    Raises UsageError for what is no endpoint, RpcError when no rpc backend is loaded, or when a server
     cannot be reached, is busy with another client, or speaks another version of the protocol.
     """
     wanted = dict.fromkeys(parse_endpoint(text) for text in endpoints)
@@ -160,13 +160,21 @@ def _read(connection: socket.socket, size: int) -> bytes:
     return data
 
 
+def available(library: Library) -> bool:
+    """Whether the rpc backend is loaded: one of the build, or of an installed plug-in."""
+    return "ggml_backend_rpc_start_server" not in library.missing
+
+
 def require_backend(library: Library) -> None:
-    """Raise RpcError when the build cannot do RPC."""
-    if "rpc" not in library.build.backends:
-        raise RpcError(
-            "this build has no rpc backend: run `pyllama build --backend rpc` and set PYLLAMA_BUILD to "
-            "the folder that it prints"
-        )
+    """Raise RpcError when this process cannot do RPC."""
+    if available(library):
+        return
+    if "rpc" in library.skipped:
+        raise RpcError(f"the rpc backend is there and was not loaded: {library.skipped['rpc']}")
+    raise RpcError(
+        "there is no rpc backend: run `pyllama build --backend rpc` and set PYLLAMA_BUILD to the folder that "
+        "it prints, or install the wheel pyllama-cffi-rpc that belongs to this pyllama-cffi"
+    )
 
 
 def _register(library: Library, endpoint: Endpoint) -> list[Any]:
@@ -192,7 +200,7 @@ def _register(library: Library, endpoint: Endpoint) -> list[Any]:
 def endpoints_of(devices: Iterable[Any]) -> tuple[str, ...]:
     """Return the endpoints of those `ggml_backend_dev_t` that are devices of servers."""
     library = load()
-    if "rpc" not in library.build.backends:
+    if not available(library):
         return ()
     raw, ffi = library.raw, library.ffi
     found: dict[str, None] = {}

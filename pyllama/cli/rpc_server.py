@@ -114,12 +114,13 @@ def free_port(address: str, port: int) -> int:
 def _devices(names: str | None, library: Library) -> list[Any]:
     from ..device import choose, handles
     from ..errors import UsageError
+    from .run import names_in
 
     raw = library.raw
     every = handles()
     cpu = [h for h in every if raw.ggml_backend_dev_type(h) == raw.GGML_BACKEND_DEVICE_TYPE_CPU]
     if names is not None:
-        chosen = choose([name.strip() for name in names.split(",") if name.strip()]) or cpu
+        chosen = choose(names_in("--device", names)) or cpu
     else:
         helpers = (raw.GGML_BACKEND_DEVICE_TYPE_CPU, raw.GGML_BACKEND_DEVICE_TYPE_ACCEL)
         chosen = [h for h in every if raw.ggml_backend_dev_type(h) not in helpers] or cpu

@@ -77,11 +77,11 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--chat and --json exclude each other: /save writes a chat as JSON")
     if not args.chat and (args.system or args.template):
         raise UsageError("--system and --template belong to a chat: add --chat")
-    devices = None if args.device is None else _names(args.device)
+    devices = None if args.device is None else names_in("--device", args.device)
     if args.rpc is not None:
         from ..rpc import connect
 
-        connect(*_names(args.rpc))
+        connect(*names_in("--rpc", args.rpc))
     path = args.model if args.model is not None else _default_model(quiet=args.json)
     with Model(path, gpu_layers=args.gpu_layers, devices=devices) as model:
         names = [flag[2:].replace("-", "_") for flag, _, _ in _OPTIONS]
@@ -114,8 +114,14 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def names_in(option: str, text: str) -> list[str]:
+    """Return the names in a list; UsageError for none, as an unset variable in a script gives."""
+    from ..errors import UsageError
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{option} {text!r} names nothing: give names with commas between, or leave it out")
+    return names
 
 
 def _default_model(quiet: bool) -> Path:

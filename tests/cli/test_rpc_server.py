@@ -84,6 +84,7 @@ def test_port_in_use(listening: bool, rpc_build: TestBuild) -> None:
         (["--port", "-1"], "is no port"),
         (["--threads", "-1"], "has to be at least 0"),
         (["--device", "Vulkan9"], "there is no device 'Vulkan9'"),
+        (["--device", " "], "--device ' ' names nothing"),
     ],
 )
 def test_wrong_usage(args: list[str], words: str, rpc_build: TestBuild) -> None:
@@ -140,3 +141,19 @@ def test_build_without_rpc(patched_build: TestBuild) -> None:
     done = run(patched_build, "rpc-server", "--port", "0")
     assert (done.returncode, done.stdout) == (1, "")
     assert "pyllama build --backend rpc" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_backend_is_there_and_not_wanted(rpc_build: TestBuild, test_model: Path) -> None:
+    """Its functions are declared then, and have no address."""
+    env = {**environment(rpc_build), "PYLLAMA_BACKENDS": "cpu"}
+    with servers(rpc_build, 1) as (server,):
+        for args in (
+            ["rpc-server", "--port", "0"],
+            ["run", "-m", test_model, "-n", "1", "--rpc", server.endpoint],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "pyllama", *map(str, args)], capture_output=True, text=True, env=env
+            )
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "was not loaded: PYLLAMA_BACKENDS does not name it" in done.stderr
+            assert done.stderr.count("\n") == 1

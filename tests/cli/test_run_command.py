@@ -140,3 +140,11 @@ def test_model_that_may_not_be_read(command_line: Any, tmp_path: Path) -> None:
     path.chmod(0)
     done = command_line("run", "-m", path)
     assert done.returncode == 1 and f"{path} cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--device", "--rpc"])
+def test_a_list_of_nothing(option: str, command_line: Any, test_model: Path) -> None:
+    """As a variable that is not set gives: not what was asked for."""
+    ran = command_line("run", "-m", test_model, "-n", "1", option, " ,")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"error: {option} ' ,' names nothing: ") and ran.stderr.count("\n") == 1

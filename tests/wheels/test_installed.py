@@ -9,6 +9,7 @@ import subprocess
 import venv
 from email import message_from_bytes
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 from zipfile import ZipFile
 
@@ -154,6 +155,25 @@ def test_the_loader_takes_them(with_plugins: Environment, dist: Path) -> None:
     with_plugins.pip("uninstall", "-q", "-y", *names_of(dist))
     names, skipped, rpc_is_missing = json.loads(with_plugins.good("python", "-c", LOAD))
     assert (names, skipped, rpc_is_missing) == (["cpu"], {}, True)
+
+
+@pytest.mark.skipif("rpc" not in OTHERS, reason="rpc is not among the wheels")
+def test_devices_of_another_machine(with_plugins: Environment, test_model: Path) -> None:
+    """A plug-in that pip installed serves and connects as one of the build does."""
+    env = {**clean(), "HOME": str(with_plugins.home), "PYLLAMA_CACHE": str(with_plugins.home / "cache")}
+    program = str(with_plugins.bin / "pyllama")
+    with subprocess.Popen([program, "rpc-server", "--port", "0"], env=env, stdout=PIPE, text=True) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        run = ("run", "-m", test_model, "-n", "8", "--temp", "0", "--json")
+        try:
+            there = with_plugins.good("pyllama", *run, "--rpc", line.split()[-1])
+        finally:
+            server.kill()
+    here = with_plugins.good("pyllama", *run)
+    assert json.loads(there)["tokens"] == json.loads(here)["tokens"] != []
+    rows = json.loads(with_plugins.good("pyllama", "devices", "--explain", "--json"))
+    assert {row["backend"]: row["state"] for row in rows}["rpc"] == "no device"
 
 
 def test_uninstalling_removes_them(with_plugins: Environment, dist: Path) -> None:
