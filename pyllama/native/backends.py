@@ -15,10 +15,12 @@ from ..errors import LoadError
 from . import plugins, probe
 from .installed import BuildInfo
 from .log import logger
+from .plugins import Plugin
 
 VARIABLE = "PYLLAMA_BACKENDS"
+NO_DEVICE = "it finds no device here"
 # They have no devices until somebody names a server.
-_REMOTE = ("rpc",)
+REMOTE = ("rpc",)
 
 
 def register(build: BuildInfo, load: Callable[[Path], None]) -> dict[str, str]:
@@ -26,42 +28,52 @@ def register(build: BuildInfo, load: Callable[[Path], None]) -> dict[str, str]:
 
     Raises LoadError when one that the user named is not there or does not work.
     """
-    found = {plugin.backend: plugin for plugin in plugins.find(build)}
+    there = plugins.names(build)
     wanted = named()
     for name in wanted or ():
-        if name not in found:
-            have = ", ".join(["cpu", *found])
+        if name not in there:
+            have = ", ".join(["cpu", *there])
             raise LoadError(
                 f"{VARIABLE} names {name!r}, and there is no such backend (there is {have}): "
                 f"`pyllama build --backend {name}`, or correct {VARIABLE}"
             )
-    skipped = {}
-    for name, plugin in found.items():
-        if wanted is not None and name not in wanted:
-            skipped[name] = f"{VARIABLE} does not name it"
-            continue
+    skipped = {
+        name: f"{VARIABLE} does not name it" for name in there if wanted is not None and name not in wanted
+    }
+    for plugin in plugins.find(build, wanted):
+        name = plugin.backend
         stranger = plugins.mismatch(plugin, build)
         if stranger:
             raise LoadError(stranger)
         verdict = probe.probe(plugin, build.folder)
-        if not verdict.usable:
-            if wanted is not None:
-                raise LoadError(
-                    f"the backend {name}, which {VARIABLE} names, does not work: {verdict.reason}"
-                )
-            skipped[name] = verdict.reason
-            warnings.warn(
-                f"the backend {name} ({plugin.source}) is not used: {verdict.reason}; "
-                f"`pyllama devices --explain` says more, {VARIABLE}=cpu leaves it out silently",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        elif not verdict.devices and name not in _REMOTE and wanted is None:
-            skipped[name] = "it finds no device here"
-            logger.info("the backend %s is not used: it finds no device here", name)
-        else:
-            load(plugin.path)
+        reason = verdict.reason or _loaded(plugin, build, verdict, load)
+        if not reason:
+            continue
+        if wanted is not None:
+            raise LoadError(f"the backend {name}, which {VARIABLE} names, does not work: {reason}")
+        skipped[name] = reason
+        if reason == NO_DEVICE:
+            logger.info("the backend %s is not used: %s", name, reason)
+            continue
+        warnings.warn(
+            f"the backend {name} ({plugin.source}) is not used: {reason}; "
+            f"`pyllama devices --explain` says more, {VARIABLE}=cpu leaves it out silently",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return skipped
+
+
+def _loaded(plugin: Plugin, build: BuildInfo, verdict: probe.Verdict, load: Callable[[Path], None]) -> str:
+    """Load a plug-in that worked when it was tried; return why that cannot be, or nothing."""
+    if not verdict.devices and plugin.backend not in REMOTE:
+        return NO_DEVICE
+    try:
+        load(plugin.path)
+    except LoadError as error:  # it worked then: what it needs has gone meanwhile
+        probe.forget(plugin, build.folder)
+        return str(error)
+    return ""
 
 
 def named() -> list[str] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -39,25 +40,31 @@ class Plugin:
     """Where it is from: `BUILD`, or the name of a distribution."""
 
 
-def find(build: BuildInfo) -> tuple[Plugin, ...]:
+def names(build: BuildInfo) -> tuple[str, ...]:
+    """Return the backends that have a plug-in here, the build's own first; imports and loads nothing."""
+    own = (plugin.backend for plugin in _own(build))
+    return tuple(dict.fromkeys([*own, *(entry.name for entry in _entries())]))
+
+
+def find(build: BuildInfo, wanted: Collection[str] | None = None) -> tuple[Plugin, ...]:
     """Return the plug-ins that a build can use beside its CPU's, one for each backend, its own first.
 
-    Loads no library. Raises LoadError for a distribution that is damaged, and for two of the same backend.
+    With `wanted`, only those of these backends; of the others' distributions nothing is imported. Loads no
+    library. Raises LoadError for a distribution that is damaged, and for two of the same backend.
     """
     found = {plugin.backend: plugin for plugin in _own(build)}
-    if not os.environ.get("PYLLAMA_BUILD"):
-        own = frozenset(found)
-        for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
-            if entry.name in own:
-                continue
-            plugin = _distributed(entry)
-            other = found.setdefault(plugin.backend, plugin)
-            if other is not plugin:
-                raise LoadError(
-                    f"the distributions {other.source} and {plugin.source} both bring the backend "
-                    f"{plugin.backend}: run `pip uninstall` for one of them"
-                )
-    return tuple(found.values())
+    own = frozenset(found)
+    for entry in _entries():
+        if entry.name in own or (wanted is not None and entry.name not in wanted):
+            continue
+        plugin = _distributed(entry)
+        other = found.setdefault(plugin.backend, plugin)
+        if other is not plugin:
+            raise LoadError(
+                f"the distributions {other.source} and {plugin.source} both bring the backend "
+                f"{plugin.backend}: run `pip uninstall` for one of them"
+            )
+    return tuple(plugin for name, plugin in found.items() if wanted is None or name in wanted)
 
 
 def mismatch(plugin: Plugin, build: BuildInfo) -> str | None:
@@ -84,6 +91,12 @@ def _own(build: BuildInfo) -> list[Plugin]:
         Plugin(name.removeprefix("ggml-"), build.lib_dir / f"{_PREFIX}{name}{_SUFFIX}", BUILD)
         for name in names
     ]
+
+
+def _entries() -> list[metadata.EntryPoint]:
+    if os.environ.get("PYLLAMA_BUILD"):
+        return []
+    return sorted(metadata.entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
 
 
 def _distributed(entry: metadata.EntryPoint) -> Plugin:

@@ -14,7 +14,7 @@ import pytest
 from pyllama.errors import LoadError
 from pyllama.native import plugins
 from pyllama.native.installed import BuildInfo
-from pyllama.native.plugins import BUILD, Plugin, find, mismatch
+from pyllama.native.plugins import BUILD, Plugin, find, mismatch, names
 
 KEY = "a" * 64
 Install = Callable[..., Path]
@@ -93,6 +93,16 @@ def test_a_build_that_was_named_stands_alone(
     install("pyllama-cffi-vulkan", "vulkan")
     monkeypatch.setenv("PYLLAMA_BUILD", str(build.folder))
     assert [plugin.backend for plugin in find(build)] == ["rpc"]
+
+
+def test_of_what_is_not_wanted_nothing_is_imported(build: BuildInfo, install: Install) -> None:
+    install("pyllama-cffi-vulkan", "vulkan").joinpath("__init__.py").write_text("1 / 0\n")
+    install("pyllama-cffi-cuda13", "cuda")
+    assert names(build) == ("rpc", "cuda", "vulkan")
+    assert [plugin.backend for plugin in find(build, ["cuda"])] == ["cuda"]
+    assert find(build, []) == ()
+    with pytest.raises(LoadError, match="pyllama-cffi-vulkan is damaged"):
+        find(build, ["vulkan"])
 
 
 def test_two_distributions_of_a_backend(build: BuildInfo, install: Install) -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,14 @@ from typing import Any
 import pytest
 
 import pyllama
+from pyllama import places
 from pyllama.builder.compile.toolchain import find_compilers
+from pyllama.errors import UsageError
 from pyllama.native import backends, plugins, probe
 
 # A plug-in of another build key is refused before it runs, so ours says what the build says.
 PLUGIN = """
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +86,7 @@ def show(child: Any, tmp_path: Path) -> Callable[..., tuple[str, str]]:
         ("abort();", "it crashed the process that tried it (SIGABRT)"),
         ("*(volatile int *) 0 = 0;", "it crashed the process that tried it (SIGSEGV)"),
         ("_exit(7);", "the process that tried it ended with code 7"),
+        ("kill(getpid(), SIGTERM);", "the process that tried it was ended (SIGTERM)"),
         ("", "does not load"),
     ],
 )
@@ -182,14 +188,124 @@ def test_it_is_tried_once_until_something_changes(
     assert tries() == 1
 
 
+@pytest.mark.parametrize("statement", ["_exit(7);", "kill(getpid(), SIGKILL);"])
 def test_what_may_be_cured_is_tried_again(
-    make: Make, show: Callable[..., tuple[str, str]], tmp_path: Path
+    statement: str, make: Make, show: Callable[..., tuple[str, str]], tmp_path: Path
 ) -> None:
-    folder = make("broken", "_exit(7);")
+    """A signal from outside, as at the end of a session or without memory, says nothing of the driver."""
+    folder = make("broken", statement)
     count = tmp_path / "count"
     for expected in ("x", "xx"):
         show(folder, COUNT_FILE=str(count))
         assert count.read_text() == expected
+
+
+def kept(folder: Path, name: str, **env: str) -> str:
+    """Code that keeps a verdict as if the plug-in of a build had been tried."""
+    return f"""
+from pathlib import Path
+from pyllama.native import plugins, probe
+plugin = plugins.Plugin({name!r}, Path({str(folder / f"lib/libggml-{name}.so")!r}), "the build")
+probe._write(probe._place(plugin, Path({str(folder)!r})), probe.Verdict(**json.loads(sys.argv[1])))
+"""
+
+
+def test_what_worked_once_and_does_not_any_more(
+    make: Make, child: Any, show: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    """Its driver has gone and the key does not show it: Python goes on with the CPU, and forgets."""
+    folder, count = make("broken", ""), tmp_path / "count"
+    verdict = json.dumps({"usable": True, "reason": "", "devices": ["Broken0"]})
+    env = {"PYLLAMA_BUILD": str(folder), "PYLLAMA_CACHE": str(tmp_path / "cache")}
+    child(kept(folder, "broken"), verdict, **env)
+    (place,) = (tmp_path / "cache/probes").iterdir()
+    out, err = show(folder, COUNT_FILE=str(count))
+    assert out.startswith("['CPU']") and "does not load" in json.loads(out.splitlines()[1])["broken"]
+    assert "RuntimeWarning" in err and count.read_text() == "x" and not place.exists()
+    child(kept(folder, "broken"), verdict, **env)
+    out, _ = show(folder, PYLLAMA_BACKENDS="broken")
+    assert out.startswith("LoadError the backend broken, ") and not place.exists()
+    child(kept(folder, "broken"), verdict, **env)
+    child("from pyllama.cli.main import main; main(['devices', '--explain'])", **env)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "seconds"),
+    [
+        (probe.Verdict(True, "", ("GPU0",)), 30 * 24 * 3600),
+        (probe.Verdict(True, "", ()), 3600),
+        (probe.Verdict(False, "it crashed the process that tried it (SIGSEGV)", ()), 30 * 24 * 3600),
+        (probe.Verdict(False, "it did not answer within 120 s", ()), 3600),
+        (probe.Verdict(False, "it does not load", ()), 0),
+    ],
+    ids=["works", "no device", "crashes", "hangs", "fails"],
+)
+def test_how_long_a_verdict_is_kept(verdict: probe.Verdict, seconds: int, tmp_path: Path) -> None:
+    place = tmp_path / "probes/x.json"
+
+    def after(age: float) -> probe.Verdict | None:
+        probe._write(place, verdict)
+        if place.exists():
+            os.utime(place, (time.time() - age,) * 2)
+        return probe._read(place)
+
+    assert after(seconds + 60) is None
+    if seconds:
+        assert after(0) == after(seconds - 60) == verdict
+        os.utime(place, (0, 0))
+        probe._write(place.with_name("y.json"), verdict)
+        assert not place.exists()  # nobody asks for it any more
+    else:
+        assert not place.exists()
+
+
+def test_files_that_variables_name(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A driver that is replaced where a variable points, or added where the Vulkan loader looks."""
+    monkeypatch.setenv("PYLLAMA_CACHE", str(tmp_path / "cache"))
+    plugin, folder = plugins.Plugin("x", tmp_path / "x.so", "the build"), tmp_path / "build"
+    driver, libraries, home = tmp_path / "icd.json", tmp_path / "libraries", tmp_path / "home"
+    driver.write_text("{}")
+    libraries.mkdir()
+    user = home / ".local/share/vulkan/icd.d"
+    user.mkdir(parents=True)
+    for name, value in (("VK_DRIVER_FILES", driver), ("LD_LIBRARY_PATH", libraries), ("HOME", home)):
+        monkeypatch.setenv(name, str(value))
+    seen = {probe._place(plugin, folder)}
+    assert probe._place(plugin, folder) in seen
+    for change in (
+        lambda: driver.write_text("{ }"),
+        lambda: (libraries / "libvulkan.so.1").touch(),
+        lambda: (user / "radeon.json").touch(),
+        lambda: monkeypatch.setenv("XDG_DATA_DIRS", "/elsewhere"),
+    ):
+        change()  # type: ignore[no-untyped-call]
+        place = probe._place(plugin, folder)
+        assert place not in seen
+        seen.add(place)
+
+
+def test_without_a_home_nothing_is_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make("broken", "abort();")
+    monkeypatch.setenv("PYLLAMA_CACHE", "~nobody-of-this-name/cache")
+    plugin = plugins.Plugin("broken", folder / "lib/libggml-broken.so", "the build")
+    assert "SIGABRT" in probe.probe(plugin, folder).reason
+    with pytest.raises(UsageError, match=r"has no home folder.*set PYLLAMA_CACHE or HOME"):
+        places.cache_dir()
+
+
+def test_a_program_that_set_its_own_path(make: Make, tmp_path: Path) -> None:
+    """What Python itself does not find, the child is told."""
+    folder = make("broken", "abort();")
+    venv.create(tmp_path / "venv")
+    plain = tmp_path / "venv/bin/python"
+    found = [path for path in sys.path if path.endswith("site-packages")]
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    env.update(PYLLAMA_BUILD=str(folder), PYLLAMA_CACHE=str(tmp_path / "cache"))
+    roots = [str(Path(pyllama.__file__).parents[1]), *found]
+    code = f"import json, sys\nsys.path += {roots}\nimport pyllama\n{SHOW}"
+    done = subprocess.run([plain, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert "SIGABRT" in json.loads(done.stdout.splitlines()[1])["broken"], done.stderr
 
 
 def test_nothing_is_imported_from_the_current_folder(
