@@ -32,7 +32,7 @@ def lacking() -> dict[str, str]:
     compilers, reasons = find_compilers(), {}
     for row in backends.table().values():
         if not row.builds_here:
-            reasons[row.name] = f"for {', '.join((*row.systems, *row.machines))}"
+            reasons[row.name] = f"for {', '.join(row.systems)}"
         elif row.name == "cuda":
             reasons[row.name] = "takes 8 to 17 minutes: `nox -s cuda`"
         elif row.name == "cpu-all":

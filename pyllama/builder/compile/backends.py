@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from ...errors import UsageError
 from . import supplies
 
 AUTO = "auto"
-_LISTS = ("systems", "machines", "detect", "environment")
+_LISTS = ("systems", "detect", "environment", "places")
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Need:
     """Something that must be there to compile a backend."""
 
     kind: str
-    """`program`, `header`, `library`, `flag` or `cuda`."""
+    """`program`, `header`, `library`, `flag`, `cuda` or `hip`."""
     name: str
     get: tuple[tuple[str, str], ...]
     """How to get it, by `apt`, `brew`, `pip`, or from a vendor's `page`."""
@@ -45,11 +44,11 @@ class Backend:
     options: tuple[tuple[str, str], ...]
     device: str
     systems: tuple[str, ...] = ()
-    machines: tuple[str, ...] = ()
     detect: tuple[str, ...] = ()
     needs: tuple[Need, ...] = ()
     runs_with: tuple[tuple[str, str], ...] = ()
     environment: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
     @property
     def decides(self) -> dict[str, object]:
@@ -65,9 +64,8 @@ class Backend:
 
     @property
     def builds_here(self) -> bool:
-        """Whether it exists for this operating system and machine at all."""
-        system = not self.systems or sys.platform in self.systems
-        return system and (not self.machines or platform.machine().lower() in self.machines)
+        """Whether it exists for this operating system at all."""
+        return not self.systems or sys.platform in self.systems
 
     @property
     def detected(self) -> bool:
@@ -106,8 +104,7 @@ def select(names: list[str]) -> tuple[Backend, ...]:
     if elsewhere:
         raise UsageError(
             f"{elsewhere.name} ({elsewhere.title}) cannot be built here: it is for "
-            f"{', '.join(elsewhere.systems)}{' on ' if elsewhere.machines else ''}"
-            f"{', '.join(elsewhere.machines)}"
+            f"{', '.join(elsewhere.systems)}"
         )
     if AUTO in names:
         wanted |= {row.name for row in rows.values() if row.detected}

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 
-from . import cuda
+from . import cuda, hip, roots
 from .backends import Backend
 from .toolchain import Compilers
 
@@ -28,19 +28,24 @@ def made_with(
     """Return the tools that a backend needs, each with its version, and the variables that choose them.
 
     Empty for a backend that needs nothing but the compilers. What is missing is `none`: it is refused when
-    it is needed. Raises UsageError when the GPUs to compile for are not known (`cuda.architectures`).
+    it is needed. Raises UsageError when the GPUs to compile for are not known (`cuda.architectures`,
+    `hip.architectures`).
     """
     if not row.needs:
         return {}
-    found = {name: environment[name] for name in (*_PLACES, *row.environment) if name in environment}
+    told = {name: environment[name] for name in (*_PLACES, *row.environment) if name in environment}
+    found = roots.roots(row, environment)
     for need in row.needs:
         if need.kind == "program":
-            found[need.name] = _said([need.name, "--version"])
+            told[need.name] = _said([roots.program(need.name, found) or need.name, "--version"])
         elif need.kind == "header":
-            found[need.name] = _macros(need.name, compilers, environment)
+            told[need.name] = _macros(need.name, compilers, [*_flags(environment), *roots.headers(found)])
         elif need.kind == "cuda":
-            found[need.name] = cuda.choice(compilers)
-    return found
+            told[need.name] = cuda.choice(compilers)
+        elif need.kind == "hip":
+            said = hip.version(found)
+            told[need.name] = "none" if said is None else f"{hip.architectures(found)} {said}"
+    return told
 
 
 def _said(command: list[str], text: str = "") -> str:
@@ -52,8 +57,11 @@ def _said(command: list[str], text: str = "") -> str:
     return done.stdout.strip() if done.returncode == 0 else "none"
 
 
-def _macros(header: str, compilers: Compilers, environment: Mapping[str, str]) -> str:
+def _flags(environment: Mapping[str, str]) -> list[str]:
+    return shlex.split(environment.get("CXXFLAGS", ""))
+
+
+def _macros(header: str, compilers: Compilers, flags: list[str]) -> str:
     """Return a hash of what a header defines: its version, and what it can do."""
-    flags = shlex.split(environment.get("CXXFLAGS", ""))
     said = _said([compilers.cxx, *flags, "-x", "c++", "-E", "-dM", "-"], f"#include <{header}>\n")
     return said if said == "none" else hashlib.sha256(said.encode()).hexdigest()

@@ -7,13 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...errors import BuildError
 from ..paths import Paths
 from ..progress import Reporter
-from . import cuda, supplies
+from . import cuda, hip, roots, supplies
 from .backends import Backend, Need
 from .toolchain import Compilers
 
@@ -35,7 +36,7 @@ class Missing:
 
 def missing(row: Backend, compilers: Compilers) -> list[Missing]:
     """Return what keeps a backend from being compiled here; what we can supply ourselves does not."""
-    found = (_check(need, compilers) for need in row.needs)
+    found = (_check(need, compilers, roots.roots(row)) for need in row.needs)
     return [lack for lack in found if lack and not (lack.need.supply and supplies.available())]
 
 
@@ -52,7 +53,9 @@ def meet(rows: Iterable[Backend], compilers: Compilers, paths: Paths, reporter: 
         for need in row.needs:
             if need.kind == "cuda":
                 settings.update(cuda.settings(paths, compilers))
-            elif need.supply and _check(need, compilers):
+            elif need.kind == "hip":
+                settings["CMAKE_HIP_ARCHITECTURES"] = hip.architectures(roots.roots(row))
+            elif need.supply and _check(need, compilers, roots.roots(row)):
                 supply = supplies.table()[need.supply]
                 settings[supply.setting] = str(supplies.provide(supply, paths, reporter))
     return settings
@@ -68,25 +71,26 @@ def advice(need: Need) -> str:
     return " or ".join(chosen[:2]) or "get it from its vendor"
 
 
-def _check(need: Need, compilers: Compilers) -> Missing | None:
-    """Return what is wrong with one need, or None."""
+def _check(need: Need, compilers: Compilers, found: Sequence[Path]) -> Missing | None:
+    """Return what is wrong with one need, or None; `found` are the roots of its row."""
     if need.kind == "program":
-        return None if shutil.which(need.name) else Missing(need)
+        return None if roots.program(need.name, found) else Missing(need)
     if need.kind == "cuda":
         return None if cuda.find(compilers) else Missing(need)
+    if need.kind == "hip":
+        said = hip.version(found)
+        return Missing(need, old=said is not None) if said is None or hip.too_old(said) else None
     if need.kind == "library":
-        met = _compiles(compilers, "int main() {}", f"-l{need.name}", "-o", os.devnull)
-        return None if met else Missing(need)
+        flags = [*roots.libraries(found), f"-l{need.name}", "-o", os.devnull]
+        return None if _compiles(compilers, "int main() {}", *flags) else Missing(need)
     if need.kind == "flag":
         return None if _compiles(compilers, "int main() {}", need.name, "-fsyntax-only") else Missing(need)
     text = f"#include <{need.name}>\n"
-    if not _compiles(compilers, text, "-E", "-o", os.devnull):
+    flags = [*roots.headers(found), "-E", "-o", os.devnull]
+    if not _compiles(compilers, text, *flags):
         return Missing(need)
-    if need.macro and not _compiles(
-        compilers, f"{text}#ifndef {need.macro}\n#error too old\n#endif\n", "-E", "-o", os.devnull
-    ):
-        return Missing(need, old=True)
-    return None
+    old = f"{text}#ifndef {need.macro}\n#error too old\n#endif\n"
+    return Missing(need, old=True) if need.macro and not _compiles(compilers, old, *flags) else None
 
 
 def _compiles(compilers: Compilers, text: str, *flags: str) -> bool:

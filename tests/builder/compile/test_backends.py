@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from pathlib import Path
 import pytest
 from real_builds import TestBuild
 
-from pyllama.builder.compile import backends, cuda, needs, supplies
+from pyllama.builder.compile import backends, cuda, hip, needs, supplies
 from pyllama.builder.compile.backends import Need
+from pyllama.builder.compile.made_with import made_with
 from pyllama.builder.compile.toolchain import Compilers, find_compilers
 from pyllama.builder.paths import Paths, locate
 from pyllama.builder.pins import Lock
@@ -97,7 +99,7 @@ def test_every_row_is_a_backend_of_the_pin(patched_build: TestBuild, lock: Lock)
 def test_every_need_says_how_it_is_met(row: backends.Backend) -> None:
     for need in row.needs:
         assert needs.advice(need) != "get it from its vendor"
-        assert need.kind in ("program", "header", "library", "flag", "cuda")
+        assert need.kind in ("program", "header", "library", "flag", "cuda", "hip")
         assert not need.supply or need.supply in supplies.table()
 
 
@@ -136,6 +138,33 @@ def test_a_header_that_is_missing_or_too_old(
     assert "ours/alone.h is too old (" in str(needs.missing(row, compilers)[0])
     (tmp_path / "ours/alone.h").write_text("#define OURS_NEW 1\n")
     assert needs.missing(row, compilers) == []
+
+
+@pytest.mark.parametrize("variable", ["CMAKE_PREFIX_PATH", "VULKAN_SDK", ""])
+def test_what_lies_where_cmake_looks(
+    variable: str, compilers: Compilers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vendor's folder, named by a variable or usual, is as good as the system's."""
+    sdk = tmp_path / "sdk"
+    for name in ("bin", "include", "lib"):
+        (sdk / name).mkdir(parents=True)
+    (sdk / "bin/ours").write_text("#!/bin/sh\necho 'ours 7'\n")
+    (sdk / "bin/ours").chmod(0o755)
+    (sdk / "include/ours.h").write_text("#define OURS 1\n")
+    command = [compilers.cc, "-shared", "-x", "c", "-", "-o", str(sdk / "lib/libours.so")]
+    subprocess.run(command, input="", text=True, check=True)
+    needed = tuple(
+        need(kind, name).needs[0]
+        for kind, name in (("program", "ours"), ("header", "ours.h"), ("library", "ours"))
+    )
+    usual = ("$VULKAN_SDK",) if variable else (str(sdk),)
+    row = replace(backends.table()["vulkan"], needs=needed, places=usual)
+    if variable:
+        assert len(needs.missing(row, compilers)) == 3
+        monkeypatch.setenv(variable, f"/nowhere{os.pathsep}{sdk}" if "PREFIX" in variable else str(sdk))
+    assert needs.missing(row, compilers) == []
+    said = made_with(row, compilers)
+    assert said["ours"] == "ours 7" and said["ours.h"] != "none"
 
 
 def test_everything_that_is_missing_is_said_at_once(compilers: Compilers, paths: Paths) -> None:
@@ -292,3 +321,58 @@ def test_without_a_gpu_somebody_has_to_say(monkeypatch: pytest.MonkeyPatch, tmp_
     smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     with pytest.raises(UsageError):
         cuda.architectures()
+
+
+# --- HIP ---
+
+
+def says(folder: Path, name: str, *lines: str) -> None:
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin" / name).write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    (folder / "bin" / name).chmod(0o755)
+
+
+@pytest.fixture
+def rocm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like `/opt/rocm`, in which a program says what a real one does."""
+    monkeypatch.delenv(hip.ARCHITECTURES, raising=False)
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path))
+    says(tmp_path, "hipcc", "HIP version: 6.4.43482-0f2d60242", "AMD clang version 19.0.0git")
+    return tmp_path
+
+
+@pytest.fixture
+def hip_row() -> backends.Backend:
+    row = backends.table()["hip"]
+    return replace(row, needs=tuple(need for need in row.needs if need.kind == "hip"))
+
+
+def test_hip_of_an_old_version(rocm: Path, hip_row: backends.Backend, compilers: Compilers) -> None:
+    assert needs.missing(hip_row, compilers) == []
+    says(rocm, "hipcc", "HIP version: 5.2.21153-0")
+    assert "hipcc is too old (" in str(needs.missing(hip_row, compilers)[0])
+    (rocm / "bin/hipcc").unlink()
+    assert "too old" not in str(needs.missing(hip_row, compilers)[0])
+
+
+def test_hip_compiles_for_the_gpus_that_are_here(
+    rocm: Path, hip_row: backends.Backend, compilers: Compilers, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="no AMD GPU answers here: set PYLLAMA_HIP_ARCHITECTURES"):
+        needs.meet([hip_row], compilers, paths, QUIET)
+    says(rocm, "rocm_agent_enumerator", "gfx000", "gfx1100", "gfx90a", "gfx1100")
+    assert needs.meet([hip_row], compilers, paths, QUIET) == {"CMAKE_HIP_ARCHITECTURES": "gfx1100;gfx90a"}
+    here = made_with(hip_row, compilers)["hipcc"]
+    assert "gfx1100;gfx90a" in here and "6.4" in here
+    monkeypatch.setenv(hip.ARCHITECTURES, "gfx1030;gfx90a:xnack-;gfx11-generic")
+    assert needs.meet([hip_row], compilers, paths, QUIET) == {
+        "CMAKE_HIP_ARCHITECTURES": "gfx1030;gfx90a:xnack-;gfx11-generic"
+    }
+    assert made_with(hip_row, compilers)["hipcc"] != here
+
+
+@pytest.mark.parametrize("text", ["native", "1100", "gfx1030,gfx1100", "gfx1030;rm", "-DX=1"])
+def test_hip_architectures_are_checked(text: str, rocm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(hip.ARCHITECTURES, text)
+    with pytest.raises(UsageError, match="is no list such as gfx1030;gfx1100"):
+        hip.architectures([rocm])

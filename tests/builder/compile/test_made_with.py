@@ -92,9 +92,10 @@ def test_what_a_vendors_program_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilers: Compilers
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYLLAMA_HIP_ARCHITECTURES", "gfx1100")
     assert made_with(ROWS["hip"], compilers)["hipcc"] == "none"
     program(tmp_path, "hipcc", "HIP version: 6.4.1")
-    assert made_with(ROWS["hip"], compilers)["hipcc"] == "HIP version: 6.4.1"
+    assert made_with(ROWS["hip"], compilers)["hipcc"] == "gfx1100 HIP version: 6.4.1"
 
 
 def test_the_core_is_made_with_nothing_of_this(compilers: Compilers) -> None:
