@@ -65,6 +65,8 @@ def build(
                 add_targets(patched, wanted, paths, toolchain.find(), folder, missing, reporter)
                 provenance.add(folder, patched.folder)
         done = Build(folder, finished.read(folder), cached)
+        if targets:  # not only when one was missing: an older pyllama may have added it
+            finished.link_plugins(folder, done.info)
         if export is not None:
             finished.export(done, export)
     return done

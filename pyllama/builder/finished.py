@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from ..errors import BuildError, UsageError
 
 _MANIFEST = "build.json"
+_SELF_LOCATING = "self-locating"  # the feature by which libggml finds the plug-ins beside itself
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,37 @@ def libraries(folder: Path) -> list[Path]:
 
 def add(product: Path, folder: Path) -> None:
     """Add a compiled program or library to a finished build, whole or not at all."""
-    place = folder / ("lib" if product.suffix in SUFFIXES else "bin")
-    if (place / product.name).exists():
+    _copy(product, folder / ("lib" if product.suffix in SUFFIXES else "bin"))
+
+
+def link_plugins(folder: Path, info: dict[str, Any]) -> None:
+    """Put the plug-ins beside the programs of a build whose libraries do not find them themselves.
+
+    Upstream searches a program's own folder and the current one only. `info` is the build's manifest.
+    """
+    programs = folder / "bin"
+    if _SELF_LOCATING in info["features"] or not programs.is_dir():
+        return
+    for library in libraries(folder):
+        if library.stem.removeprefix("lib") not in info["plugins"]:
+            continue
+        if sys.platform == "win32":  # where links are not for everybody
+            _copy(library, programs)
+        else:
+            with suppress(FileExistsError):
+                (programs / library.name).symlink_to(Path("..", "lib", library.name))
+
+
+def _copy(file: Path, place: Path) -> None:
+    """Copy a file into a folder, whole or not at all; one that is there stays."""
+    if (place / file.name).exists():
         return
     place.mkdir(exist_ok=True)
-    handle, fresh = tempfile.mkstemp(prefix=f".{product.name}.", dir=place)
+    handle, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=place)
     os.close(handle)
     try:
-        shutil.copy2(product, fresh)
-        os.replace(fresh, place / product.name)
+        shutil.copy2(file, fresh)
+        os.replace(fresh, place / file.name)
     finally:
         Path(fresh).unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,34 @@ def test_leftovers_are_no_targets(tmp_path: Path, name: str) -> None:
         (tmp_path / place / f".lib{name}.so.new").write_text("half")
         (tmp_path / place / f"libx{name}.so").write_text("other")
     assert not finished.has_target(tmp_path, name)
+
+
+def with_plugins(folder: Path, *features: str) -> Path:
+    """A build with a core, two plug-ins of one backend, and a program."""
+    for name in ("lib/libggml.so", "lib/libggml-cpu-a.so", "lib/libggml-cpu-b.so", "bin/llama-simple"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    finished.link_plugins(folder, {"features": features, "plugins": ["ggml-cpu-a", "ggml-cpu-b"]})
+    return folder / "bin"
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_programs_have_the_plug_ins_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    for _ in range(2):  # the second time nothing is left to do
+        programs = with_plugins(tmp_path)
+        names = {path.name for path in programs.iterdir()}
+        assert names == {"llama-simple", "libggml-cpu-a.so", "libggml-cpu-b.so"}
+        assert (programs / "libggml-cpu-a.so").read_text() == "lib/libggml-cpu-a.so"
+        assert (programs / "libggml-cpu-a.so").is_symlink() == (system == "linux")
+
+
+def test_libraries_that_locate_themselves_need_no_links(tmp_path: Path) -> None:
+    assert [path.name for path in with_plugins(tmp_path, "self-locating").iterdir()] == ["llama-simple"]
+
+
+def test_without_programs_there_are_no_links(tmp_path: Path) -> None:
+    finished.link_plugins(tmp_path, {"features": [], "plugins": ["ggml-cpu"]})
+    assert not (tmp_path / "bin").exists()

@@ -34,11 +34,9 @@ def stock(pin: str | None) -> TestBuild:
 
 
 def start(run: Run, build: TestBuild, program: str, model: Path, *args: object) -> Any:
-    """Run it without a choice of tokens, and with ggml's plug-ins of that build at any pin."""
+    """Run it without a choice of tokens."""
     words = ["-m", model, "-p", PROMPT, "-n", N, "--temp", 0, "-t", 2, "-ngl", 0, *args]
-    folder = build.folder / "bin"
-    plugin = build.lib_dir / "libggml-cpu.so"
-    return run(folder / program, *words, cwd=folder, env={"GGML_BACKEND_PATH": str(plugin)})
+    return run(build.folder / "bin" / program, *words)
 
 
 def written(done: Any) -> str:
