@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BuildError
-from . import finished, provenance
+from . import exporting, finished, provenance
 from .compile import toolchain
 from .compile.core import add_targets, compile_core
 from .compile.toolchain import Toolchain
@@ -50,12 +50,12 @@ def build(
 
     `targets` are upstream programs or libraries beside the core (`llama-simple`, `mtmd`):
     they are compiled in the same tree and added to the build's `bin/` or `lib/`. With
-    `export`, the build is copied into that folder as well.
+    `export`, the build is copied into that folder as well, and `targets` with it.
     """
     folder = folder_of(paths, wanted)
     with locked(paths, f"build-{folder.name}", reporter, BuildError):
         cached = use_cache and finished.is_complete(folder)
-        missing = [t for t in targets or [] if not (cached and finished.has_target(folder, t))]
+        missing = [t for t in targets or [] if not (cached and finished.files_of(folder, t))]
         # A tree that was edited is refused, not passed over because its build is there.
         if not cached or missing or (home(paths, wanted.pin.name, wanted.tree_key) / "tree").is_dir():
             patched = _patched(paths, wanted, reporter)
@@ -68,7 +68,7 @@ def build(
         if targets:  # not only when one was missing: an older pyllama may have added it
             finished.link_plugins(folder, done.info)
         if export is not None:
-            finished.export(done, export)
+            exporting.export(done, export, targets or [])
     return done
 
 

@@ -1,4 +1,4 @@
-"""Finished builds: folders in the cache that are whole, and copies of them elsewhere."""
+"""Finished builds: folders in the cache that are whole."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BuildError, UsageError
+from ..errors import BuildError
 
-_MANIFEST = "build.json"
+MANIFEST = "build.json"
 _SELF_LOCATING = "self-locating"  # the feature by which libggml finds the plug-ins beside itself
 
 
@@ -30,7 +30,7 @@ class Build:
 def read(folder: Path) -> dict[str, Any]:
     """Return the manifest of a finished build; BuildError when it has none."""
     try:
-        info: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        info: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BuildError(f"{folder} is not a finished build: remove it and build again") from error
     return info
@@ -49,15 +49,15 @@ def finish(out: Path, info: dict[str, Any], folder: Path) -> None:
     """Write the manifest of the new build `out` and put it in the place of `folder`."""
     files = {p.relative_to(out).as_posix(): p.stat().st_size for p in sorted(out.rglob("*")) if p.is_file()}
     text = json.dumps({**info, "files": files}, indent=1, sort_keys=True) + "\n"
-    (out / _MANIFEST).write_text(text, encoding="utf-8")
+    (out / MANIFEST).write_text(text, encoding="utf-8")
     _put(out, folder)
 
 
-def has_target(folder: Path, target: str) -> bool:
-    """Say whether one of upstream's programs or libraries was added to a build."""
+def files_of(folder: Path, target: str) -> list[str]:
+    """Return the files that one of upstream's programs or libraries has in a build; none without it."""
     libraries = (f"lib/{prefix}{target}{suffix}" for prefix in ("lib", "") for suffix in SUFFIXES)
     names = (f"bin/{target}", f"bin/{target}.exe", *libraries)
-    return any((folder / name).is_file() for name in names)
+    return [name for name in names if (folder / name).is_file()]
 
 
 SUFFIXES = (".so", ".dylib", ".dll")
@@ -103,33 +103,6 @@ def _copy(file: Path, place: Path) -> None:
         os.replace(fresh, place / file.name)
     finally:
         Path(fresh).unlink(missing_ok=True)
-
-
-def export(done: Build, folder: Path) -> None:
-    """Copy a finished build to `folder`, replacing a build that is there.
-
-    What was added to it later, upstream's programs for example, stays out: the same build gives
-    the same copy. Raises UsageError when something else than a build is there: it is not ours
-    to remove.
-    """
-    folder = folder.resolve()
-    if folder.exists() and not _replaceable(folder):
-        raise UsageError(f"{folder} holds something that is not a build: name an empty or a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        fresh = Path(scratch) / "build"
-        for name in (*done.info["files"], _MANIFEST):
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(done.folder / name, fresh / name)
-        _put(fresh, folder)
-
-
-def _replaceable(folder: Path) -> bool:
-    """Say whether a folder is empty, or a whole build with nothing of anybody else's in it."""
-    if not folder.is_dir():
-        return False
-    held = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    return not held or (is_complete(folder) and held == {*read(folder)["files"], _MANIFEST})
 
 
 def _put(fresh: Path, folder: Path) -> None:

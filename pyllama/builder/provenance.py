@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,10 +129,23 @@ def write(
 def add(folder: Path, tree: Path) -> None:
     """Write down what a finished build holds since upstream's programs were added to it.
 
-    It is a file of its own: the build's is part of what is exported, and stays as it was made.
+    It is a file of its own: the build's is part of every copy of it, and stays as it was made.
     """
-    held = replace(read(folder), libraries=_libraries(folder), third_party=_third_party(folder, tree))
-    table = {name: value for name, value in asdict(held).items() if name in _ADDED_ROWS}
+    _write_added(folder, _libraries(folder), _third_party(folder, tree))
+
+
+def copy_added(folder: Path, copy: Path) -> None:
+    """Write down in a copy of a build what it holds of all that was added, with the licences of that."""
+    held = read(folder)
+    works = tuple(row for row in held.third_party if (copy / row.library).is_file())
+    for notice in {row.notice for row in works if row.notice}:
+        shutil.copy2(folder / notice, copy / notice)
+    _write_added(copy, tuple(row for row in held.libraries if (copy / row.file).is_file()), works)
+
+
+def _write_added(folder: Path, libraries: Sequence[Linked], works: Sequence[ThirdParty]) -> None:
+    rows = ([asdict(row) for row in libraries], [asdict(row) for row in works])
+    table = dict(zip(_ADDED_ROWS, rows, strict=True))
     fresh = folder / f".{_ADDED}.{os.getpid()}"
     fresh.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(fresh, folder / _ADDED)

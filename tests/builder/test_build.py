@@ -15,7 +15,7 @@ from real_builds import TestBuild
 
 from pyllama.builder import build as builds
 from pyllama.builder import compile as compiling
-from pyllama.builder import finished
+from pyllama.builder import exporting, finished
 from pyllama.builder import plan as planning
 from pyllama.builder.compile import cpu
 from pyllama.builder.paths import Paths, locate
@@ -118,13 +118,13 @@ def test_export(scratch: Paths, pin: str | None, tmp_path: Path) -> None:
     done = builds.build(scratch, make_plan(scratch, pin=pin), Reporter(quiet=True))
     out = tmp_path / "out"
     for _ in range(2):  # the second replaces the first
-        finished.export(done, out)
+        exporting.export(done, out)
         assert finished.is_complete(out)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="something that is not a build"):
-        finished.export(done, foreign)
+        exporting.export(done, foreign)
     assert (foreign / "thesis.txt").read_text() == "mine"
 
 

@@ -1,8 +1,7 @@
-"""Finished builds: what may be replaced, what a copy holds, what is added later."""
+"""Finished builds: what is whole, what may be replaced, what is added later."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 
 from pyllama.builder import finished
 from pyllama.builder.finished import Build
-from pyllama.errors import UsageError
 
 
 def make(folder: Path, text: str = "x") -> Build:
@@ -34,49 +32,6 @@ def test_finish_replaces(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_no_build(tmp_path: Path, text: str) -> None:
     (tmp_path / "build.json").write_text(text)
     assert not finished.is_complete(tmp_path)
-
-
-def test_a_copy_holds_what_was_built_and_not_what_was_added(tmp_path: Path) -> None:
-    done = make(tmp_path / "b")
-    product = tmp_path / "libmtmd.so"
-    product.write_text("added")
-    finished.add(product, done.folder)
-    assert finished.has_target(done.folder, "mtmd")
-    finished.export(done, tmp_path / "out")
-    held = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert held == {"build.json", "lib/libllama.so"}
-    finished.export(done, tmp_path / "out")  # a whole build may be replaced
-
-
-@pytest.mark.parametrize("foreign", ["thesis.txt", "lib/thesis.txt"])
-def test_a_build_with_somebodys_file_in_it_is_left_alone(tmp_path: Path, foreign: str) -> None:
-    done = make(tmp_path / "b")
-    finished.export(done, tmp_path / "out")
-    (tmp_path / "out" / foreign).write_text("mine")
-    with pytest.raises(UsageError, match="something that is not a build"):
-        finished.export(done, tmp_path / "out")
-    assert (tmp_path / "out" / foreign).read_text() == "mine"
-
-
-def test_a_json_file_does_not_make_a_build(tmp_path: Path) -> None:
-    done = make(tmp_path / "b")
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "build.json").write_text(json.dumps({}))
-    (out / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError):
-        finished.export(done, out)
-    with pytest.raises(UsageError):
-        finished.export(done, out / "thesis.txt")  # a file
-    assert (out / "thesis.txt").read_text() == "mine"
-
-
-def test_a_link_is_followed(tmp_path: Path) -> None:
-    done = make(tmp_path / "b")
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    finished.export(done, tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and finished.is_complete(tmp_path / "real")
 
 
 def test_a_failing_rename_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +59,7 @@ def test_leftovers_are_no_targets(tmp_path: Path, name: str) -> None:
         (tmp_path / place).mkdir()
         (tmp_path / place / f".lib{name}.so.new").write_text("half")
         (tmp_path / place / f"libx{name}.so").write_text("other")
-    assert not finished.has_target(tmp_path, name)
+    assert not finished.files_of(tmp_path, name)
 
 
 def with_plugins(folder: Path, *features: str) -> Path:

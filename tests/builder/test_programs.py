@@ -49,9 +49,9 @@ def scratch(
     return replace(locate(), cache=cache, build=tmp_path / "build", vendor=tmp_path / "vendor")
 
 
-def with_programs(paths: Paths, pin: str | None, *targets: str) -> Path:
+def with_programs(paths: Paths, pin: str | None, *targets: str, export: Path | None = None) -> Path:
     plan = make_plan(paths, pin=pin, wanted="none", chat=False)
-    done = builds.build(paths, plan, QUIET, targets=list(targets))
+    done = builds.build(paths, plan, QUIET, targets=list(targets), export=export)
     assert done.cached
     return done.folder
 
@@ -71,16 +71,15 @@ def test_a_stock_program_finds_its_backend(
     """Upstream looks for plug-ins in the program's own folder, and they lie in `lib/`."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    folder = with_programs(scratch, pin, SIMPLE)
+    folder = with_programs(scratch, pin, SIMPLE, export=tmp_path / "out")
     model = tiny_model("attention")  # not quantized: without amx-tiles that would end on CPUs with AMX
     text = writes(run_native, folder / "bin" / SIMPLE, model, elsewhere)
     assert len(text.partition(PROMPT)[2].strip()) > 1
 
     links = [path for path in (folder / "bin").iterdir() if path.is_symlink()]
     assert links and not any(os.path.isabs(os.readlink(link)) for link in links)
-    moved = shutil.copytree(folder, tmp_path / "moved", symlinks=True)
     shutil.rmtree(folder)
-    assert writes(run_native, moved / "bin" / SIMPLE, model, elsewhere) == text
+    assert writes(run_native, tmp_path / "out" / "bin" / SIMPLE, model, elsewhere) == text
 
 
 @pytest.mark.matrix

@@ -22,7 +22,12 @@ def add_commands(commands: Subparsers) -> None:
         help="without the library of chat templates, which makes compiling take about a third longer",
     )
     build.add_argument("--force", action="store_true", help="make it again although it is in the cache")
-    build.add_argument("--export", type=Path, metavar="DIR", help="also copy the build into this folder")
+    build.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="also copy the build into this folder, with what --tools names and the libraries that it needs",
+    )
     add_json(build)
     build.set_defaults(run=_build)
 
