@@ -30,12 +30,12 @@ from packageurl import PackageURL
 
 from .. import __version__
 from ..builder.provenance import UPSTREAM, Change, Linked, Provenance, ThirdParty
+from ..extras import DISTRIBUTION
 from .bom_parts import attached_diff, digest, license_of, links, own_properties, read_file
 from .bom_wheels import wheel_parts
 from .distributions import Distribution
 from .wheels import Wheel
 
-DISTRIBUTION = "pyllama-cffi"
 _ORIGIN = re.compile(
     r"(?P<issues>[\w.-]+/[\w.-]+)?#(?P<number>\d+)"
     r"|(?:(?P<commits>[\w.-]+/[\w.-]+)@)?(?P<commit>[0-9a-f]{7,40})"

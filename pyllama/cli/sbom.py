@@ -11,8 +11,10 @@ import uuid
 from datetime import datetime, timezone
 from typing import Any
 
+from .. import extras
 from ..builder import provenance
 from ..errors import Error, UsageError
+from ..extras import DISTRIBUTION
 from ..native.installed import build_info, read_json
 
 _NAMESPACE = uuid.UUID("5e0b6f0c-6a53-4f0d-9a0e-5f3c1d0f7b42")
@@ -27,14 +29,14 @@ def document() -> str:
     """
     try:
         from . import wheels
-        from .bom import DISTRIBUTION, make_bom
+        from .bom import make_bom
         from .distributions import closure
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in _LIBRARIES:
             raise
         raise Error(
-            "an SBOM needs cyclonedx-python-lib and packaging: run `pip install '.[sbom]'` in the "
-            "clone, or install these two"
+            "an SBOM needs cyclonedx-python-lib and packaging: "
+            f"{extras.install('sbom')}, or install these two"
         ) from error
     info = build_info()
     folder = info.folder

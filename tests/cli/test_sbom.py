@@ -17,6 +17,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from real_builds import TestBuild
 
+from pyllama import extras
 from pyllama.builder import project
 from pyllama.builder.fetch.pristine import fetch
 from pyllama.builder.paths import Paths
@@ -198,7 +199,7 @@ def test_a_missing_library_is_one_sentence(missing: str, patched_build: TestBuil
         check=False,
     )
     assert ran.returncode == 1 and ran.stdout == ""
-    assert "pip install '.[sbom]'" in ran.stderr and "Traceback" not in ran.stderr
+    assert extras.install("sbom") in ran.stderr and "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from real_builds import TestBuild
 
 from pyllama.builder import provenance
 from pyllama.cli import wheels
-from pyllama.cli.bom import DISTRIBUTION, make_bom
+from pyllama.cli.bom import make_bom
 from pyllama.cli.distributions import closure
 from pyllama.errors import LoadError
+from pyllama.extras import DISTRIBUTION
 from pyllama.native import plugins
 from pyllama.native.installed import BuildInfo, read_json
 

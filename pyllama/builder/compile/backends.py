@@ -25,7 +25,7 @@ class Need:
     """`program`, `header`, `library`, `flag`, `cuda` or `hip`."""
     name: str
     get: tuple[tuple[str, str], ...]
-    """How to get it, by `apt`, `brew`, `pip`, or from a vendor's `page`."""
+    """How to get it, by `apt`, `brew`, an `extra` of ours, or from a vendor's `page`."""
     macro: str = ""
     """What a header must define to be recent enough."""
     supply: str = ""

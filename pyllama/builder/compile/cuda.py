@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ... import extras
 from ...errors import BuildError, UsageError
 from ..paths import Paths
 from .toolchain import Compilers
@@ -120,7 +121,7 @@ def settings(paths: Paths, compilers: Compilers) -> dict[str, str]:
     """
     toolkit = find(compilers)
     if toolkit is None:
-        raise BuildError("no CUDA toolkit was found: pip install '.[cuda13]' in the clone")
+        raise BuildError(f"no CUDA toolkit was found: {extras.install('cuda13')}")
     told = {"CMAKE_CUDA_ARCHITECTURES": architectures(), "CMAKE_CUDA_HOST_COMPILER": compilers.cxx}
     if toolkit.packaged is None:
         return {**told, "CMAKE_CUDA_COMPILER": str(toolkit.nvcc)}

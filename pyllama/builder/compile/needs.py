@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ... import extras
 from ...errors import BuildError
 from ..paths import Paths
 from ..progress import Reporter
@@ -64,7 +65,9 @@ def meet(rows: Iterable[Backend], compilers: Compilers, paths: Paths, reporter: 
 def advice(need: Need) -> str:
     """Return how to get something on this system."""
     ways = dict(need.get)
-    order = ["pip", "apt", "page"] if shutil.which("apt-get") else ["pip", "page"]
+    if "extra" in ways:
+        ways["extra"] = extras.install(ways["extra"])
+    order = ["extra", "apt", "page"] if shutil.which("apt-get") else ["extra", "page"]
     if sys.platform == "darwin":
         order = ["brew", "page"]
     chosen = [ways[way] for way in order if way in ways]

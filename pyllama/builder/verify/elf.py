@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ... import extras
 from ...errors import BuildError
 
 _TEXTS = {"DT_NEEDED": "needed", "DT_RPATH": "rpath", "DT_RUNPATH": "runpath"}
@@ -33,7 +34,7 @@ def read(path: Path) -> Library | None:
         from elftools.elf.elffile import ELFFile
         from elftools.elf.sections import SymbolTableSection
     except ModuleNotFoundError as error:
-        raise BuildError("reading libraries needs pyelftools: pip install '.[build]' in the clone") from error
+        raise BuildError(f"reading libraries needs pyelftools: {extras.install('build')}") from error
 
     with path.open("rb") as stream:
         if stream.read(4) != b"\x7fELF":

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from real_builds import TestBuild
 
+from pyllama import extras
 from pyllama.builder.compile import backends, cuda, hip, needs, supplies
 from pyllama.builder.compile.backends import Need
 from pyllama.builder.compile.made_with import made_with
@@ -93,6 +94,11 @@ def test_every_row_is_a_backend_of_the_pin(patched_build: TestBuild, lock: Lock)
         for option, _ in row.options:
             if option == switch or patched_build.pin == lock.default:
                 assert option in lists, (row.name, option)
+
+
+def test_an_extra_of_ours_is_said_as_a_command() -> None:
+    (need,) = backends.table()["cuda"].needs
+    assert needs.advice(need).startswith(f"{extras.install('cuda13')} or https://")
 
 
 @pytest.mark.parametrize("row", backends.table().values(), ids=lambda row: row.name)

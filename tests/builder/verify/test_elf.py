@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 from real_builds import TestBuild
 
+from pyllama import extras
 from pyllama.builder.verify import elf
 from pyllama.errors import BuildError
 
@@ -18,5 +20,5 @@ def test_without_pyelftools_it_says_what_to_install(
     read = elf.read(library)
     assert read is not None and "libggml-base.so" in read.needed
     monkeypatch.setitem(sys.modules, "elftools.common.exceptions", None)
-    with pytest.raises(BuildError, match=r"pip install '\.\[build\]' in the clone"):
+    with pytest.raises(BuildError, match=re.escape(extras.install("build"))):
         elf.read(library)
