@@ -56,14 +56,17 @@ def build(
     with locked(paths, f"build-{folder.name}", reporter, BuildError):
         cached = use_cache and finished.is_complete(folder)
         missing = [t for t in targets or [] if not (cached and finished.files_of(folder, t))]
-        # A tree that was edited is refused, not passed over because its build is there.
-        if not cached or missing or (home(paths, wanted.pin.name, wanted.tree_key) / "tree").is_dir():
+        if missing or not cached:
+            tools = toolchain.find()  # first: nobody waits for what cannot come to its end
             patched = _patched(paths, wanted, reporter)
             if not cached:
-                _make(paths, wanted, patched, folder, reporter)
+                _make(paths, wanted, patched, tools, folder, reporter)
             if missing:
-                add_targets(patched, wanted, paths, toolchain.find(), folder, missing, reporter)
+                add_targets(patched, wanted, paths, tools, folder, missing, reporter)
                 provenance.add(folder, patched.folder)
+        elif (home(paths, wanted.pin.name, wanted.tree_key) / "tree").is_dir():
+            # A tree that was edited is refused, not passed over because its build is there.
+            _patched(paths, wanted, reporter)
         done = Build(folder, finished.read(folder), cached)
         if targets:  # not only when one was missing: an older pyllama may have added it
             finished.link_plugins(folder, done.info)
@@ -79,8 +82,9 @@ def _patched(paths: Paths, wanted: Plan, reporter: Reporter) -> PatchedTree:
     return apply(wanted.pin.name, wanted.pin.tree, wanted.features, paths, store, reporter)
 
 
-def _make(paths: Paths, wanted: Plan, patched: PatchedTree, folder: Path, reporter: Reporter) -> None:
-    tools = toolchain.find()
+def _make(
+    paths: Paths, wanted: Plan, patched: PatchedTree, tools: Toolchain, folder: Path, reporter: Reporter
+) -> None:
     identity = _identity(wanted)
     paths.builds.mkdir(parents=True, exist_ok=True)
     for rest in paths.builds.glob(f".{folder.name}.*"):  # of a process that was killed

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,16 @@ def test_unknown_names(choice: dict[str, object], message: str) -> None:
         make_plan(locate(), **choice)  # type: ignore[arg-type]
 
 
+def test_a_plan_can_be_made_without_cffi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that building can say what is missing, in one sentence."""
+
+    def none(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", none)
+    assert make_plan(locate()).key
+
+
 @pytest.fixture
 def scratch(patched_build: TestBuild, pin: str | None, tmp_path: Path) -> Paths:
     """Folders of our own, with the finished build copied into the cache."""
@@ -112,6 +123,19 @@ def test_an_edited_tree_is_not_served_from_the_cache(scratch: Paths, pin: str | 
     with pytest.raises(PatchError, match=r"README\.md"):
         builds.build(scratch, plan, Reporter(quiet=True))
     assert edited.read_text() == "mine"
+
+
+def test_nothing_is_fetched_for_a_build_that_cannot_end(
+    scratch: Paths, pin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What binds and checks a build is asked for first, and not at all where the build is there."""
+    monkeypatch.setitem(sys.modules, "elftools", None)
+    plan = make_plan(scratch, pin=pin)
+    assert builds.build(scratch, plan, Reporter(quiet=True)).cached
+    for options in ({"use_cache": False}, {"targets": ["llama-no-such"]}):
+        with pytest.raises(BuildError, match="building needs pyelftools: pip install"):
+            builds.build(scratch, plan, Reporter(quiet=True), **options)  # type: ignore[arg-type]
+    assert not scratch.build.exists() and not scratch.objects.exists()
 
 
 def test_export(scratch: Paths, pin: str | None, tmp_path: Path) -> None:

@@ -25,7 +25,14 @@ def fingerprint() -> str:
     for path in sorted([*here.glob("*.py"), *here.glob("*.toml"), *CSRC.iterdir()]):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    versions = [metadata.version("cffi"), LIMITED_API, sysconfig.get_platform()]
+    versions = [_cffi(), LIMITED_API, sysconfig.get_platform()]
     versions.append(str(sys.implementation.cache_tag) if free_threaded() else "abi3")
     digest.update(" ".join(versions).encode())
     return digest.hexdigest()
+
+
+def _cffi() -> str:
+    try:
+        return metadata.version("cffi")
+    except metadata.PackageNotFoundError:
+        return "none"  # to be refused when it is needed

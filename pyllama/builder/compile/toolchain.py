@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,10 +11,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ... import extras
 from ...errors import BuildError
 
 # Module of the package index that carries a program, and its attribute with the folder.
 _CARRIED = {"cmake": ("cmake", "CMAKE_BIN_DIR"), "ninja": ("ninja", "BIN_DIR")}
+# What binds and checks a build once it is compiled: the module, and the package that has it.
+_MODULES = {"cffi": "cffi", "pycparser": "pycparser", "elftools": "pyelftools"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,8 @@ class Toolchain:
     launcher: str | None
 
 
-def find_program(name: str, advice: str) -> str:
-    """Return the path of a program from the package index, beside our Python, or on PATH.
-
-    Raises BuildError with `advice` when it is nowhere.
-    """
+def find_program(name: str) -> str | None:
+    """Return the path of a program from the package index, beside our Python, or on PATH."""
     carried = _CARRIED.get(name)
     if carried is not None:
         try:
@@ -50,10 +51,7 @@ def find_program(name: str, advice: str) -> str:
         if found:
             return found
     beside = str(Path(sys.executable).parent)
-    found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]))
-    if not found:
-        raise BuildError(f"{name} was not found: {advice}")
-    return found
+    return shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]))
 
 
 def find_compiler(variable: str, names: tuple[str, ...], advice: str) -> str:
@@ -80,11 +78,15 @@ def find_compilers() -> Compilers:
 
 
 def find() -> Toolchain:
-    """Find everything, or raise BuildError that names the first thing that is missing."""
+    """Find the compilers and what the extra `build` brings; BuildError names all that is missing of it."""
     compilers = find_compilers()
-    cmake = find_program("cmake", "pip install cmake")
-    ninja = find_program("ninja", "pip install ninja")
-    return Toolchain(compilers, cmake, ninja, shutil.which("ccache") or shutil.which("sccache"))
+    programs = {name: path for name in _CARRIED if (path := find_program(name))}
+    lacking = [name for name in _CARRIED if name not in programs]
+    lacking += [name for module, name in _MODULES.items() if importlib.util.find_spec(module) is None]
+    if lacking:
+        raise BuildError(f"building needs {', '.join(lacking)}: {extras.install('build')}")
+    launcher = shutil.which("ccache") or shutil.which("sccache")
+    return Toolchain(compilers, programs["cmake"], programs["ninja"], launcher)
 
 
 def _identity(compiler: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from pyllama import extras
 from pyllama.builder.compile import ninja, toolchain
 from pyllama.builder.progress import Stage
 from pyllama.errors import BuildError
@@ -41,10 +45,22 @@ def test_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         toolchain.find_compilers()
 
 
-@pytest.mark.usefixtures("nothing_on_path")
-def test_a_program_that_is_nowhere() -> None:
-    with pytest.raises(BuildError, match="no-such-tool was not found: get it"):
-        toolchain.find_program("no-such-tool", "get it")
+@pytest.mark.parametrize("modules", [("elftools",), ("cffi", "pycparser"), ("cmake", "ninja", "elftools")])
+def test_all_that_is_missing_is_said_at_once(
+    modules: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the one command that gets it."""
+    for name, variable in (("cc", "CC"), ("c++", "CXX")):
+        monkeypatch.setenv(variable, os.environ.get(variable) or shutil.which(name) or name)
+    assert toolchain.find().cmake
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    if "cmake" in modules:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    names = ", ".join({"elftools": "pyelftools"}.get(module, module) for module in modules)
+    with pytest.raises(BuildError, match=re.escape(f"building needs {names}: {extras.install('build')}")):
+        toolchain.find()
 
 
 def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
