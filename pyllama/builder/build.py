@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import BuildError
 from . import exporting, finished, provenance
+from .bindgen import python_headers
 from .compile import toolchain
 from .compile.core import add_targets, compile_core
 from .compile.toolchain import Toolchain
@@ -57,7 +58,9 @@ def build(
         cached = use_cache and finished.is_complete(folder)
         missing = [t for t in targets or [] if not (cached and finished.files_of(folder, t))]
         if missing or not cached:
-            tools = toolchain.find()  # first: nobody waits for what cannot come to its end
+            # First, as nobody should wait for what cannot come to its end.
+            tools = toolchain.find()
+            python_headers.folder()
             patched = _patched(paths, wanted, reporter)
             if not cached:
                 _make(paths, wanted, patched, tools, folder, reporter)

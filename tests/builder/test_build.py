@@ -129,12 +129,17 @@ def test_nothing_is_fetched_for_a_build_that_cannot_end(
     scratch: Paths, pin: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What binds and checks a build is asked for first, and not at all where the build is there."""
-    monkeypatch.setitem(sys.modules, "elftools", None)
-    plan = make_plan(scratch, pin=pin)
-    assert builds.build(scratch, plan, Reporter(quiet=True)).cached
-    for options in ({"use_cache": False}, {"targets": ["llama-no-such"]}):
-        with pytest.raises(BuildError, match="building needs pyelftools: pip install"):
-            builds.build(scratch, plan, Reporter(quiet=True), **options)  # type: ignore[arg-type]
+    plan, quiet = make_plan(scratch, pin=pin), Reporter(quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "elftools", None)
+        assert builds.build(scratch, plan, quiet).cached
+        for options in ({"use_cache": False}, {"targets": ["llama-no-such"]}):
+            with pytest.raises(BuildError, match="building needs pyelftools: pip install"):
+                builds.build(scratch, plan, quiet, **options)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr("sysconfig.get_path", lambda _: str(scratch.cache))
+        with pytest.raises(BuildError, match="python3-dev"):
+            builds.build(scratch, plan, quiet, use_cache=False)
     assert not scratch.build.exists() and not scratch.objects.exists()
 
 

@@ -14,7 +14,7 @@ import cffi
 import cffi.recompiler
 
 from ...errors import BindingsError
-from . import csource, stubs
+from . import csource, python_headers, stubs
 from .fingerprint import CSRC, LIMITED_API, free_threaded
 from .headers import Exceptions, read
 
@@ -89,11 +89,6 @@ def _module_filename() -> str:
 
 
 def _compile(source: Path, include: Path, module: Path, compiler: str) -> None:
-    python = sysconfig.get_path("include")
-    if not (Path(python) / "Python.h").is_file():
-        raise BindingsError(
-            f"Python.h is not in {python}: install Python's headers (Debian: apt-get install python3-dev)"
-        )
     command = [
         compiler,
         "-shared",
@@ -104,7 +99,7 @@ def _compile(source: Path, include: Path, module: Path, compiler: str) -> None:
         f"-ffile-prefix-map={source.parent}=.",
         f"-ffile-prefix-map={CSRC}=.",
         f"-ffile-prefix-map={include}=.",
-        f"-I{python}",
+        f"-I{python_headers.folder()}",
         f"-I{include}",
         f"-I{CSRC}",
         str(source),
