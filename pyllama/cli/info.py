@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..native import plugins
 from ..native.installed import BuildInfo, build_info
 
 
@@ -76,7 +77,7 @@ def public(info: BuildInfo) -> dict[str, Any]:
         "commit": info.commit,
         "key": info.key,
         "features": list(info.features),
-        "backends": list(info.backends),
+        "backends": list(dict.fromkeys([*info.backends, *plugins.names(info)])),
         "lib_dir": str(info.lib_dir),
         "include_dirs": [str(folder) for folder in info.include_dirs],
         "build_key": info.build_key,

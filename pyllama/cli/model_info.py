@@ -13,6 +13,7 @@ from ..gguf_file import GgufFile, Value, read
 from ..markup import size
 from ..memory import BufferMemory
 from ..planning import estimate
+from .arguments import names_in
 
 _WIDEST = 72  # characters of a value on the terminal
 _SHOWN = 4  # elements of an array
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ctx is not None and args.ctx < 0:
         raise UsageError(f"--ctx {args.ctx} has to be at least 0")
     file = read(args.model)
-    names = None if args.device is None else [n.strip() for n in args.device.split(",") if n.strip()]
+    names = None if args.device is None else names_in("--device", args.device)
     memory: list[BufferMemory] | None = None
     reason = ""
     try:

@@ -114,7 +114,7 @@ def free_port(address: str, port: int) -> int:
 def _devices(names: str | None, library: Library) -> list[Any]:
     from ..device import choose, handles
     from ..errors import UsageError
-    from .run import names_in
+    from .arguments import names_in
 
     raw = library.raw
     every = handles()

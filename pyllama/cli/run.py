@@ -67,6 +67,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..generation import fitting_size, generate, stream
     from ..model import Model
     from ..sampling import SamplerParams
+    from .arguments import names_in
 
     params = SamplerParams(temperature=args.temp, seed=args.seed)
     if args.max_tokens is None:
@@ -112,16 +113,6 @@ def _run(args: argparse.Namespace) -> int:
                 print(piece.text, end="", flush=True)
             print()
     return 0
-
-
-def names_in(option: str, text: str) -> list[str]:
-    """Return the names in a list; UsageError for none, as an unset variable in a script gives."""
-    from ..errors import UsageError
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"{option} {text!r} names nothing: give names with commas between, or leave it out")
-    return names
 
 
 def _default_model(quiet: bool) -> Path:

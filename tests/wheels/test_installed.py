@@ -174,6 +174,7 @@ def test_devices_of_another_machine(with_plugins: Environment, test_model: Path)
     assert json.loads(there)["tokens"] == json.loads(here)["tokens"] != []
     rows = json.loads(with_plugins.good("pyllama", "devices", "--explain", "--json"))
     assert {row["backend"]: row["state"] for row in rows}["rpc"] == "no device"
+    assert "rpc" in json.loads(with_plugins.good("pyllama", "info", "--json"))["backends"]
 
 
 def test_uninstalling_removes_them(with_plugins: Environment, dist: Path) -> None:
