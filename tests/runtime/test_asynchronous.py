@@ -16,6 +16,7 @@ import pyllama
 from pyllama import SamplerParams, achat, agenerate, agenerate_many, astream, astream_chat, astream_many
 from pyllama.asynchronous import AHEAD, ChatOptions, ManyOptions, Options, _Worker
 from pyllama.errors import Cancelled, ContextError, GenerationErrors, UsageError
+from pyllama.prefix import places
 
 pytestmark = pytest.mark.matrix
 
@@ -120,7 +121,8 @@ def test_a_task_that_is_cancelled_stops_the_decode(tiny_model: Callable[[str], P
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 decodes = context.decodes
-                assert context.sequence().length in (0, len(LONG) - 1), "nothing, or the checkpoint is made"
+                # What was read up to a checkpoint stays, on a machine that is slow to cancel.
+                assert context.sequence().length in {0, *places(0, 0, len(LONG), pyllama.Reuse().every)}
                 await asyncio.sleep(0.02)
                 assert context.decodes == decodes
                 assert pyllama.generate(context, "abc", max_tokens=9, **GREEDY).tokens == alone
