@@ -16,7 +16,8 @@ from real_builds import TestBuild
 from pyllama.builder.paths import locate
 
 ROOT = Path(__file__).resolve().parents[1]
-PIP = ("-m", "pip", "--disable-pip-version-check", "-q")
+# A clone called like an unpacked sdist, `pyllama-main` say, has its wheels kept by pip for ever.
+PIP = ("-m", "pip", "--disable-pip-version-check", "--no-cache-dir", "-q")
 
 
 def run(*command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:

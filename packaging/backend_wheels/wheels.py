@@ -53,8 +53,10 @@ class Workshop:
 
     def _wheel(self, project: Path, *settings: str) -> Path:
         out = self._place(f"raw-{project.name}")
-        options = ("--no-build-isolation", "--no-deps", "--no-index", "-q", "--disable-pip-version-check")
-        self._run("pip", "wheel", *options, *settings, "-w", out, project)
+        # pip takes a folder such as `project-rpc` for an unpacked sdist, whose wheel it would keep for ever.
+        options = ("--no-build-isolation", "--no-deps", "--no-index", "--no-cache-dir")
+        quiet = ("-q", "--disable-pip-version-check")
+        self._run("pip", "wheel", *options, *quiet, *settings, "-w", out, project)
         (wheel,) = out.glob("*.whl")
         return wheel
 
