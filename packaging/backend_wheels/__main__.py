@@ -20,11 +20,11 @@ from pyllama.builder.plan import make_plan
 from pyllama.builder.progress import Reporter
 from pyllama.errors import BuildError, UsageError
 
-from .cut import plugins_of
+from .cut import for_all, only_for, plugins_of
 from .project import CORE, licenses, version, write_core, write_plugin
 from .wheels import Wheel, Workshop, environment
 
-DEFAULT = ("cpu", "rpc")
+DEFAULT = ("cpu-all", "rpc")
 
 
 def main() -> int:
@@ -59,6 +59,12 @@ def _make(args: argparse.Namespace) -> int:
                 made.append(workshop.plugin(project, licenses(built)))
                 stage.note = _told(made[-1])
         _put(made, args.out)
+    variant = only_for(finished.read(built))
+    if variant:
+        reporter.say(
+            f"{made[0].path.name} is for CPUs that have what {variant} has, and its name does not say so: "
+            "for every CPU, name cpu-all instead of cpu"
+        )
     for wheel in made:
         if wheel.unlicensed:
             reporter.say(
@@ -72,8 +78,9 @@ def _make(args: argparse.Namespace) -> int:
 def _built(args: argparse.Namespace, reporter: Reporter) -> Path:
     """Return the finished build that the arguments name, or make the one that they describe."""
     if args.build is None:
-        backends = args.backends or list(DEFAULT)
-        plan = make_plan(paths_of(args), pin=args.pin, wanted=wanted(args), backends=backends)
+        plan = make_plan(
+            paths_of(args), pin=args.pin, wanted=wanted(args), backends=for_all(args.backends or DEFAULT)
+        )
         return build.build(paths_of(args), plan, reporter).folder
     if args.backends or args.pin or args.series or args.none or args.all or args.features is not None:
         raise UsageError("--build names a build, which has its pin, features and backends: leave those out")

@@ -5,7 +5,7 @@ Both parts keep the build's key and identity: that says that they come from one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -36,6 +36,17 @@ def plugins_of(info: Mapping[str, Any]) -> dict[str, str]:
         if not name.startswith(_CPU):
             found[name.removeprefix("ggml-")] = _file_of(info, name)
     return found
+
+
+def for_all(backends: Iterable[str]) -> list[str]:
+    """Return the names of backends with every kind of CPU among them, unless one is named."""
+    named = list(backends)
+    return named if any(name.startswith("cpu") for name in named) else ["cpu-all", *named]
+
+
+def only_for(info: Mapping[str, Any]) -> str:
+    """Return the variant of CPU that the core of a build is compiled for; empty when it holds all of them."""
+    return str(info["cpu"]) if "cpu" in info["backends"] else ""
 
 
 def _file_of(info: Mapping[str, Any], name: str) -> str:

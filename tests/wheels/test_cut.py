@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from backend_wheels import grafts, notices
-from backend_wheels.cut import cut_core, cut_plugin, plugins_of
+from backend_wheels.__main__ import DEFAULT
+from backend_wheels.cut import cut_core, cut_plugin, for_all, only_for, plugins_of
 from backend_wheels.project import names
 from cyclonedx.spdx import is_expression
 
@@ -72,6 +73,14 @@ def test_nothing_else_of_the_manifest_changes() -> None:
     assert set(core.manifest) == same | {"backends", "plugins"}
     assert all(core.manifest[name] == INFO[name] for name in same)
     assert told["schema"] == TOLD["schema"]
+
+
+def test_a_core_is_for_every_cpu_unless_one_kind_is_named() -> None:
+    assert for_all(DEFAULT) == ["cpu-all", "rpc"]
+    assert for_all(["vulkan"]) == ["cpu-all", "vulkan"]
+    assert for_all(["rpc", "cpu"]) == ["rpc", "cpu"]
+    assert only_for({**INFO, "cpu": "all"}) == ""
+    assert only_for({**INFO, "backends": ["cpu", "rpc"], "cpu": "haswell"}) == "haswell"
 
 
 def test_a_core_is_cut_into_itself() -> None:
