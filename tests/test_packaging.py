@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -15,6 +17,18 @@ from real_builds import TestBuild
 
 from pyllama.builder.paths import locate
 
+NOT_IN_THE_SDIST = (".ci/", ".github/", "benchmarks/")
+# What a used checkout holds besides.
+FOREIGN = (
+    *("build/lint/patches/one/feature.toml", "build/x/vendor/pins.toml", "dist/one.whl"),
+    *(".nox/tests/lib/patches/series.toml", ".venv/patches/series.toml", "vendor/2026-10/CMakeLists.txt"),
+)
+SDIST = """
+import os, sys
+os.chdir(sys.argv[1])
+from scikit_build_core.build import build_sdist
+build_sdist(sys.argv[2])
+"""
 ROOT = Path(__file__).resolve().parents[1]
 # A clone called like an unpacked sdist, `pyllama-main` say, has its wheels kept by pip for ever.
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-cache-dir", "-q")
@@ -81,6 +95,26 @@ def test_choice_of_features(stock_build: TestBuild, tmp_path: Path) -> None:
     done = run(sys.executable, "-c", code, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"() {tmp_path / 'site' / 'pyllama' / '_build'}"), done.stderr
+
+
+def test_an_sdist_of_a_used_checkout_holds_what_git_does(tmp_path: Path) -> None:
+    listed = run("git", "-C", ROOT, "ls-files", "-z")
+    if listed.returncode != 0:
+        pytest.skip("this is no checkout of git, which says what belongs to it")
+    tracked = {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
+    checkout = tmp_path / "checkout"
+    for name in tracked:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, checkout / name)
+    for name in FOREIGN:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    done = run(sys.executable, "-c", SDIST, checkout, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    assert names - {"PKG-INFO"} == {name for name in tracked if not name.startswith(NOT_IN_THE_SDIST)}
 
 
 @pytest.mark.parametrize(
