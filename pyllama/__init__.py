@@ -44,9 +44,8 @@ if TYPE_CHECKING:
     from .sampler import Sampler
     from .sampling import GrammarTrigger, SamplerParams
     from .sequence import Sequence
+    from .version import __version__ as __version__
     from .vocab import Vocab
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Batch": "batch",
@@ -105,6 +104,7 @@ _HOME = {
     "stream": "generation",
     "stream_chat": "chats.chatting",
     "stream_many": "many",
+    "__version__": "version",
 }
 
 __all__ = [

@@ -14,6 +14,7 @@ from email import message_from_bytes
 from pathlib import Path, PurePosixPath
 
 import pytest
+from backend_wheels.project import version
 from cyclonedx.spdx import is_expression
 from elftools.elf.elffile import ELFFile
 from making import BACKENDS, BUILD, ROOT, clean, make
@@ -51,11 +52,12 @@ def binaries(wheel: Path, out: Path) -> dict[str, elf.Library]:
 
 
 def test_one_wheel_for_the_core_and_one_for_each_other_backend(dist: Path) -> None:
-    assert re.fullmatch(r"pyllama_cffi-[\d.]+-cp310-abi3-manylinux_2_\d+_\w+\.whl", core(dist).name)
+    own = re.escape(version())
+    assert re.fullmatch(rf"pyllama_cffi-{own}-cp310-abi3-manylinux_2_\d+_\w+\.whl", core(dist).name)
     others = [name for name in BACKENDS if not name.startswith("cpu")]
     assert len(parts(dist)) == len(others) > 0
     for name, wheel in zip(sorted(others), parts(dist), strict=True):
-        assert re.fullmatch(rf"pyllama_cffi_{name}\d*-[\d.]+-py3-none-manylinux_2_\d+_\w+\.whl", wheel.name)
+        assert re.fullmatch(rf"pyllama_cffi_{name}\d*-{own}-py3-none-manylinux_2_\d+_\w+\.whl", wheel.name)
 
 
 def test_the_core_lists_what_is_inside_and_nothing_else(dist: Path) -> None:
