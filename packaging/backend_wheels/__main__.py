@@ -68,8 +68,8 @@ def _make(args: argparse.Namespace) -> int:
     for wheel in made:
         if wheel.unlicensed:
             reporter.say(
-                f"before you publish {wheel.path.name}, add the licences of {', '.join(wheel.unlicensed)}: "
-                "libraries of these are inside, and no text was found here"
+                f"before you publish {wheel.path.name}, add the texts of the licences of "
+                f"{', '.join(wheel.unlicensed)}: these are inside, and the texts were not found here"
             )
         print(args.out / wheel.path.name)
     return 0

@@ -44,27 +44,28 @@ def told(metadata: str, license: str, files: Iterable[str]) -> str:
 
 
 def add(unpacked: Path, own: Iterable[str], doc: Path = _DOC, common: Path = _COMMON) -> list[str]:
-    """Say in an unpacked wheel what was grafted; return the packages whose texts are not here.
+    """Say in an unpacked wheel what was grafted; return the libraries whose texts are not all here.
 
     `own` are the licences of what was compiled, SPDX expressions; `doc` and `common` are where Debian keeps
-    texts. Raises BuildError for a library whose licence we do not know.
+    texts. What is missing follows from the libraries, as other systems' packages are in no bill of materials,
+    or in one that leads to no text. Raises BuildError for a library whose licence we do not know.
     """
     (info,) = unpacked.glob("*.dist-info")
-    rows = grafts.rows(path.name for path in sorted(unpacked.glob("*.libs/*")))
+    libraries = [path.name for path in sorted(unpacked.glob("*.libs/*"))]
+    rows = grafts.rows(libraries)
     found: list[str] = []
-    missing: list[str] = []
     if (info / _BOM).is_file():
         bom = (info / _BOM).read_text(encoding="utf-8")
-        for package in packages(bom):
-            (found if (doc / package / "copyright").is_file() else missing).append(package)
+        found = [package for package in packages(bom) if (doc / package / "copyright").is_file()]
         (info / _BOM).write_text(licensed(bom), encoding="utf-8")
     texts = {f"LICENSE-{package}": doc / package / "copyright" for package in found}
-    if found:  # they refer to texts that Debian keeps elsewhere
-        names = sorted({name for row in rows for name in row.texts})
-        texts |= {f"LICENSE-{name}": common / name for name in names if (common / name).is_file()}
+    # They refer to texts that Debian keeps elsewhere.
+    shared = {name for row in rows for name in row.texts if (common / name).is_file()} if found else set()
+    texts |= {f"LICENSE-{name}": common / name for name in sorted(shared)}
     for name, text in texts.items():
         shutil.copyfile(text, info / "licenses" / name)
     metadata = info / "METADATA"
     said = told(metadata.read_text(encoding="utf-8"), grafts.expression(own, rows), texts)
     metadata.write_text(said, encoding="utf-8")
-    return missing
+    whole = {row for row in map(grafts.known, found) if row and shared.issuperset(row.texts)}
+    return [library for library in libraries if grafts.known(library) not in whole]

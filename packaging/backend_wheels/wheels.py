@@ -30,7 +30,7 @@ class Wheel:
     grafted: tuple[str, ...]
     """Libraries of this system that auditwheel put in."""
     unlicensed: tuple[str, ...]
-    """Packages of the system that these are from, and whose licence is not to be found here."""
+    """Those of them whose licence's text is not to be found here."""
 
 
 @dataclass(frozen=True)

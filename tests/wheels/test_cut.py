@@ -180,7 +180,7 @@ def test_licences_of_what_was_grafted(unpacked: Path, tmp_path: Path) -> None:
     (tmp_path / "common").mkdir()
     (tmp_path / "common/GPL-3").write_text("the text\n")
     missing = notices.add(unpacked, ["MIT"], tmp_path / "doc", tmp_path / "common")
-    assert missing == ["libgfortran-lost"]
+    assert missing == ["libgfortran-59811b6f.so.5"]
     folder = unpacked / "x-1.dist-info"
     assert (folder / "licenses/LICENSE-libgomp1").read_text() == "the text is in GPL-3\n"
     assert (folder / "licenses/LICENSE-GPL-3").read_text() == "the text\n"
@@ -189,6 +189,35 @@ def test_licences_of_what_was_grafted(unpacked: Path, tmp_path: Path) -> None:
     assert said.get_all("License-Expression") == [f"MIT AND {GCC}"]
     bom = json.loads((folder / "sboms/auditwheel.cdx.json").read_text())
     assert [row.get("licenses") for row in bom["components"]] == [None, *[[{"expression": GCC}]] * 2]
+
+
+RPM = "pkg:rpm/almalinux/libgomp@8.5.0-26.el8"
+
+
+@pytest.mark.parametrize(
+    ("purls", "place"),
+    [
+        pytest.param((RPM,), "doc/libgomp/copyright", id="a package that is not Debian's"),
+        pytest.param((), "doc/libgomp1/copyright", id="a bill of materials that names none"),
+        pytest.param(("pkg:deb/debian/libgomp1@1",), "nowhere/x", id="no texts"),
+        pytest.param(("pkg:deb/debian/libgomp1@1",), "doc/libgomp1/copyright", id="not the GPL's text"),
+    ],
+)
+def test_a_library_whose_texts_are_not_here_is_named(
+    purls: tuple[str, ...], place: str, unpacked: Path, tmp_path: Path
+) -> None:
+    graft(unpacked, *purls, libraries=("libgomp-f9a9ad78.so.1.0.0",))
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text("the text is in GPL-3\n")
+    missing = notices.add(unpacked, ["MIT"], tmp_path / "doc", tmp_path / "common")
+    assert missing == ["libgomp-f9a9ad78.so.1.0.0"]
+
+
+def test_without_a_bill_of_materials_the_library_is_named(unpacked: Path, tmp_path: Path) -> None:
+    graft(unpacked, libraries=("libgomp-f9a9ad78.so.1.0.0",))
+    (unpacked / "x-1.dist-info/sboms/auditwheel.cdx.json").unlink()
+    assert notices.add(unpacked, ["MIT"], tmp_path, tmp_path) == ["libgomp-f9a9ad78.so.1.0.0"]
+    assert metadata(unpacked).get_all("License-Expression") == [f"MIT AND {GCC}"]
 
 
 def test_a_library_of_unknown_licence_is_refused(unpacked: Path) -> None:
