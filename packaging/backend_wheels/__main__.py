@@ -56,7 +56,7 @@ def _make(args: argparse.Namespace) -> int:
             with reporter.stage(backend) as stage:
                 project = folder / f"project-{backend}"
                 write_plugin(built, backend, of, project)
-                made.append(workshop.plugin(project, licenses(built)))
+                made.append(workshop.plugin(project, licenses(built, backend)))
                 stage.note = _told(made[-1])
         _put(made, args.out)
     variant = only_for(finished.read(built))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from pyllama.builder import third_party
 from pyllama.errors import BuildError, UsageError
 from pyllama.native.plugins import SCHEMA
 
@@ -99,6 +100,27 @@ def cut_plugin(info: Mapping[str, Any], provenance: Mapping[str, Any], backend: 
         **{name: info[name] for name in ("pin", "commit", "key", "build_key", "flavour", "identity")},
     }
     return Part(manifest, (library, "licenses/LICENSE-llama.cpp", *sorted(notices)))
+
+
+def licenses(info: Mapping[str, Any], provenance: Mapping[str, Any], backend: str = "") -> list[str]:
+    """Return what a backend's plug-in, or else the core, was compiled of: SPDX expressions, ours first.
+
+    Works of others that are offered under MIT are used under it. Raises BuildError for a build that does not
+    say yet whose headers are in the plug-in.
+    """
+    plugins = plugins_of(info)
+    outside, inside = _works(provenance, {plugins[backend]} if backend else set(plugins.values()))
+    told = inside if backend else outside
+    expected = [work.name for work in third_party.WORKS if work.outside and work.library == f"ggml-{backend}"]
+    silent = set(expected) - {row["name"] for row in told}
+    if silent:
+        raise BuildError(
+            f"the build does not say that {backend} holds code of {', '.join(sorted(silent))}: "
+            "build it again with --force"
+        )
+    applied = {row["license"] for row in provenance["features"] if row["patch"]}
+    works = {row["license"] for row in told if "MIT" not in row["license"].split(" OR ")}
+    return ["MIT", *sorted((applied | works) - {"MIT"})]
 
 
 def _works(

@@ -18,7 +18,7 @@ from pyllama.builder.verify import elf
 from pyllama.errors import BuildError
 from pyllama.native.plugins import GROUP
 
-from .cut import cut_core, cut_plugin
+from . import cut
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = Path(__file__).resolve().parents[1] / "template"
@@ -61,18 +61,17 @@ def names(backend: str, of: str, library: elf.Library | None) -> Names:
     return Names(f"{CORE}-{tail}", f"{CORE.replace('-', '_')}_{tail}".replace("-", "_"), tuple(requires))
 
 
-def licenses(build: Path) -> list[str]:
-    """Return the licences of what a build was compiled of, SPDX expressions: ours, and its patches'.
+def licenses(build: Path, backend: str = "") -> list[str]:
+    """Return the licences of what a backend's plug-in, or else the core, of a build was compiled of.
 
-    Works of others in the sources are under MIT, or offered under it (`third_party`).
+    Raises BuildError when the build does not say them all.
     """
-    applied = [row for row in _provenance(build)["features"] if row["patch"]]
-    return ["MIT", *sorted({row["license"] for row in applied} - {"MIT"})]
+    return cut.licenses(finished.read(build), _provenance(build), backend)
 
 
 def write_core(build: Path, out: Path) -> None:
     """Write the core of a finished build as a finished build of its own."""
-    part, told = cut_core(finished.read(build), _provenance(build))
+    part, told = cut.cut_core(finished.read(build), _provenance(build))
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         fresh = Path(scratch) / "build"
         _copy(build, part.files, fresh)
@@ -96,7 +95,7 @@ def write_plugin(build: Path, backend: str, of: str, out: Path) -> Names:
 
     Raises UsageError when the build has no such plug-in, BuildError when that is not of this build.
     """
-    part = cut_plugin(finished.read(build), _provenance(build), backend)
+    part = cut.cut_plugin(finished.read(build), _provenance(build), backend)
     library = build / part.files[0]
     _check_identity(library, part.manifest["identity"])
     called = names(backend, of, elf.read(library))

@@ -83,11 +83,11 @@ class ThirdParty:
     license: str
     copyright: str
     source: str
-    """Where it is in upstream's tree."""
+    """Where it is in upstream's tree, or what there includes it."""
     library: str
     """The build's file that holds it."""
     notice: str
-    """The build's file with the licence text; empty when upstream's source has none."""
+    """The build's file with the licence text; empty when the source has none."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Work of others inside upstream's sources: what of it ends up in the libraries of a build.
+"""Work of others that upstream's sources hold or include: what of it ends up in the libraries of a build.
 
 Upstream's `vendor/` is linked into its programs, `libllama-common` and `libmtmd` only; of it, what the
 library of chat templates takes is here. A row counts when the source still says so, and where it can be
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import finished
+
+_NOTICES = Path(__file__).parent / "notices"
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,11 @@ class Work:
     """A name that the library holds when that code is in."""
     machines: tuple[str, ...] = ()
     """The only machines for which that code is compiled."""
+    outside: bool = False
+    """Not of upstream's tree: headers of the machine that builds; their licence is `notices/<name>.txt`."""
 
 
-WORKS = (
+_INSIDE = (
     Work(
         name="llamafile",
         url="https://github.com/mozilla-ai/llamafile",
@@ -93,6 +97,30 @@ WORKS = (
         says="Copyright 2024 Google LLC",
     ),
 )
+_OUTSIDE = (
+    Work(
+        name="Vulkan-Headers",
+        url="https://github.com/KhronosGroup/Vulkan-Headers",
+        license="Apache-2.0",  # vulkan.hpp is offered under MIT, too, and vulkan_core.h is not
+        copyright="2014-2025 The Khronos Group Inc.",
+        library="ggml-vulkan",
+        source="ggml/src/ggml-vulkan/ggml-vulkan.cpp",
+        says="vk::PhysicalDevice",
+        outside=True,
+    ),
+    Work(
+        name="CCCL",  # CUB, with what it takes from libcu++ and Thrust; the licences are those of its LICENSE
+        url="https://github.com/NVIDIA/cccl",
+        license="BSD-3-Clause AND Apache-2.0 WITH LLVM-exception AND Apache-2.0 AND BSL-1.0 AND BSD-2-Clause "
+        "AND (NCSA OR MIT)",
+        copyright="2010-2011 Duane Merrill; 2011-2023 NVIDIA Corporation",
+        library="ggml-cuda",
+        source="ggml/src/ggml-cuda/sum.cu",
+        says="#include <cub/cub.cuh>",
+        outside=True,
+    ),
+)
+WORKS = (*_INSIDE, *_OUTSIDE)
 
 
 def held(tree: Path, build: Path, machine: str | None = None) -> Iterator[tuple[Work, Path]]:
@@ -115,7 +143,9 @@ def held(tree: Path, build: Path, machine: str | None = None) -> Iterator[tuple[
 
 
 def notice(tree: Path, work: Work) -> str:
-    """Return the licence text that heads a work's source; empty where it does not."""
+    """Return a work's licence text: one that we keep, or what heads its source; empty where neither is."""
+    if work.outside:
+        return (_NOTICES / f"{work.name}.txt").read_text(encoding="utf-8")
     lines = []
     for line in (tree / work.source).read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("//"):

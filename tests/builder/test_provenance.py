@@ -192,6 +192,22 @@ def test_work_of_others_counts_where_source_and_library_have_it(tmp_path: Path) 
     assert not list(third_party.held(tree, build))
 
 
+@pytest.mark.parametrize(
+    "work", [work for work in third_party.WORKS if work.outside], ids=lambda work: work.name
+)
+def test_headers_of_others_bring_their_licence_with_them(work: third_party.Work, tmp_path: Path) -> None:
+    """They are not in upstream's tree, which only includes them."""
+    build, source = tmp_path / "build", tmp_path / "tree" / work.source
+    (build / "lib").mkdir(parents=True)
+    library = build / "lib" / f"lib{work.library}.so"
+    library.touch()
+    source.parent.mkdir(parents=True)
+    source.write_text(f"{work.says}\n")
+    assert list(third_party.held(tmp_path / "tree", build)) == [(work, library)]
+    text = third_party.notice(tmp_path / "tree", work)
+    assert "Apache License" in text and "Copyright" in text
+
+
 def test_some_code_is_compiled_for_some_machines(patched_build: TestBuild) -> None:
     def names(machine: str) -> set[str]:
         return {work.name for work, _ in third_party.held(patched_build.tree, patched_build.folder, machine)}
@@ -202,9 +218,12 @@ def test_some_code_is_compiled_for_some_machines(patched_build: TestBuild) -> No
 @pytest.mark.matrix
 def test_every_row_is_true_of_the_pin(patched_build: TestBuild) -> None:
     """A row that upstream has rewritten would drop out unseen."""
-    held = third_party.held(patched_build.tree, patched_build.folder, "x86_64")
     here = [work for work in third_party.WORKS if (patched_build.tree / work.source).is_file()]
-    assert [work for work, _ in held] == here
+    for work in here:
+        source = patched_build.tree / work.source
+        assert work.says in source.read_text(encoding="utf-8", errors="replace"), work.name
+    held = [work for work, _ in third_party.held(patched_build.tree, patched_build.folder, "x86_64")]
+    assert held == [work for work in here if not work.outside or work in held]
     assert {"llamafile", "ggllm.cpp", "jsonhpp"} <= {work.name for work in here}
 
 

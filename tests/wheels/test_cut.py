@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from backend_wheels import grafts, notices
 from backend_wheels.__main__ import DEFAULT
-from backend_wheels.cut import cut_core, cut_plugin, for_all, only_for, plugins_of
+from backend_wheels.cut import cut_core, cut_plugin, for_all, licenses, only_for, plugins_of
 from backend_wheels.project import names
 from cyclonedx.spdx import is_expression
 
+from pyllama.builder import third_party
 from pyllama.builder.verify.elf import Library
 from pyllama.errors import BuildError, UsageError
 
@@ -113,6 +114,33 @@ def test_a_backend_that_the_build_does_not_have_is_refused() -> None:
         cut_plugin(INFO, TOLD, "cuda")
     with pytest.raises(UsageError):  # a CPU's is the core's
         cut_plugin(INFO, TOLD, "cpu-x64")
+
+
+def row(library: str, name: str, license: str) -> dict[str, str]:
+    return {"library": f"lib/{library}", "name": name, "license": license}
+
+
+SAID: dict[str, Any] = {
+    "features": [{"license": "ISC", "patch": "patches/0001-x.patch"}, {"license": "Zlib", "patch": ""}],
+    "third_party": [
+        row("libggml-cpu-x64.so", "optimized-routines", "MIT OR Apache-2.0 WITH LLVM-exception"),
+        row("libllama.so", "other", "BSD-3-Clause"),
+        row("libggml-vulkan.so", "Vulkan-Headers", "Apache-2.0"),
+    ],
+}
+
+
+def test_the_licences_of_each_part() -> None:
+    assert licenses(INFO, SAID) == ["MIT", "BSD-3-Clause", "ISC"]
+    assert licenses(INFO, SAID, "vulkan") == ["MIT", "Apache-2.0", "ISC"]
+    assert licenses(INFO, SAID, "rpc") == ["MIT", "ISC"]
+    for work in third_party.WORKS:
+        assert is_expression(grafts.expression(["MIT", work.license], [])), work.name
+
+
+def test_a_build_that_does_not_say_whose_headers_are_inside_is_refused() -> None:
+    with pytest.raises(BuildError, match="vulkan holds code of Vulkan-Headers: build it again with --force"):
+        licenses(INFO, {**SAID, "third_party": []}, "vulkan")
 
 
 def test_a_plugin_without_its_file_is_refused() -> None:
