@@ -79,9 +79,8 @@ def mismatch(plugin: Plugin, build: BuildInfo) -> str | None:
         return None
     return (
         f"{plugin.source} is of pin {said['pin']} ({said['key'][:12]}), pyllama-cffi is of pin {build.pin} "
-        f"({build.key[:12]}), and they work together only when they come from one build: run "
-        f"`pip install --force-reinstall --no-deps {plugin.source}` with the same source as pyllama-cffi's, "
-        f"or `pip uninstall {plugin.source}`"
+        f"({build.key[:12]}), and they work together only when they come from one build: install the wheel "
+        f"that was made with pyllama-cffi's ({_again(plugin.source)}), or run `pip uninstall {plugin.source}`"
     )
 
 
@@ -133,6 +132,11 @@ def _described(folder: Path, source: str) -> dict[str, Any]:
 
 def _broken(source: str, reason: str) -> LoadError:
     return LoadError(
-        f"the distribution {source} is damaged ({reason}): run `pip install --force-reinstall --no-deps "
-        f"{source}` or `pip uninstall {source}`"
+        f"the distribution {source} is damaged ({reason}): install it again from the wheel that you had it "
+        f"from ({_again(source)}), or run `pip uninstall {source}`"
     )
+
+
+def _again(source: str) -> str:
+    # On the public index the name is nobody's or a stranger's: pip must look nowhere but in a folder.
+    return f"`pip install --force-reinstall --no-deps --no-index --find-links FOLDER {source}`"

@@ -112,6 +112,10 @@ def test_two_distributions_of_a_backend(build: BuildInfo, install: Install) -> N
         find(build)
 
 
+# No index is asked: there, the name may be a stranger's.
+AGAIN = "`pip install --force-reinstall --no-deps --no-index --find-links FOLDER pyllama-cffi-vulkan`"
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("pin", "2026-05"), ("key", "d" * 64)], ids=["another pin", "other features"]
 )
@@ -119,7 +123,7 @@ def test_another_build_is_refused(build: BuildInfo, install: Install, field: str
     install("pyllama-cffi-vulkan", "vulkan", **{field: value})
     said = mismatch(find(build)[1], build)
     assert said is not None and value[:12] in said and "\n" not in said
-    for word in ("2026-10", KEY[:12], "pip install --force-reinstall --no-deps pyllama-cffi-vulkan"):
+    for word in ("2026-10", KEY[:12], AGAIN):
         assert word in said
     assert "pip uninstall pyllama-cffi-vulkan" in said
 
@@ -158,7 +162,7 @@ def test_a_damaged_distribution(build: BuildInfo, install: Install, damage: str)
     said = str(caught.value)
     assert said.startswith("the distribution pyllama-cffi-vulkan is damaged (")
     assert said.endswith(
-        "run `pip install --force-reinstall --no-deps pyllama-cffi-vulkan` or "
+        f"install it again from the wheel that you had it from ({AGAIN}), or run "
         "`pip uninstall pyllama-cffi-vulkan`"
     )
 
