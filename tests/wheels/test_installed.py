@@ -300,3 +300,25 @@ def test_another_version_of_the_core_is_refused_by_pip(installed: Environment, d
         *("pip", "install", "--no-index", "--find-links", lone, *names_of(dist))
     )
     assert done.returncode != 0 and f"pyllama-cffi=={old.name.split('-')[1]}" in done.stderr
+
+
+def write_core(folder: Path, version: str) -> Path:
+    """A wheel that is called like the core, and empty."""
+    info = f"pyllama_cffi-{version}.dist-info"
+    wheel = folder / f"pyllama_cffi-{version}-py3-none-any.whl"
+    with ZipFile(wheel, "w") as archive:
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: pyllama-cffi\nVersion: {version}\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+def test_pip_does_not_refuse_another_core_below_a_plugin(dist: Path, tmp_path: Path) -> None:
+    """It says that they conflict and installs it: only the identity refuses then, when pyllama loads."""
+    made = Environment(tmp_path / "environment")
+    made.install(dist, "--no-deps", "pyllama-cffi", names_of(dist)[0])
+    done = made.run("pip", "install", "--no-index", write_core(tmp_path, "99"))
+    assert done.returncode == 0 and "but you have pyllama-cffi 99" in done.stderr
+    assert made.run("pip", "check").returncode != 0
