@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from pyllama.builder import build as builds
 from pyllama.builder.paths import locate
@@ -12,6 +15,10 @@ from pyllama.builder.plan import make_plan
 from pyllama.builder.progress import Reporter
 from pyllama.builder.stack.apply import apply
 from pyllama.builder.tree import TreeStore
+
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+"""Of the core's libraries. Plug-ins and the module of the bindings end in `.so` on macOS, too."""
+elf_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF files are those of Linux")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from real_builds import TestBuild
+from real_builds import SUFFIX, TestBuild
 
 from pyllama.builder.paths import locate
 
@@ -58,8 +58,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_module_libraries_plugin_headers_and_stack(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert wheel.name.startswith("pyllama_cffi-") and "-cp310-abi3-" in wheel.name
-    wanted = {f"pyllama/_build/lib/lib{name}.so" for name in ("llama", "ggml", "ggml-base", "ggml-cpu")}
+    wanted = {f"pyllama/_build/lib/lib{name}{SUFFIX}" for name in ("llama", "ggml", "ggml-base")}
     wanted |= {
+        "pyllama/_build/lib/libggml-cpu.so",
         "pyllama/_build/build.json",
         "pyllama/_build/include/llama.h",
         "pyllama/lib.pyi",

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from real_builds import TestBuild
+from real_builds import SUFFIX, TestBuild
 
 from pyllama.builder import build as builds
 from pyllama.builder import compile as compiling
@@ -99,7 +99,7 @@ def test_a_finished_build_needs_no_source(scratch: Paths, pin: str | None) -> No
 
 
 @pytest.mark.parametrize(
-    "damage", ["build.json", "lib/libllama.so", "include/ggml.h", "python/declared.json"]
+    "damage", ["build.json", f"lib/libllama{SUFFIX}", "include/ggml.h", "python/declared.json"]
 )
 def test_a_damaged_build_is_not_finished(scratch: Paths, damage: str) -> None:
     folder = next(scratch.builds.iterdir())
@@ -188,7 +188,7 @@ def test_what_a_build_holds(patched_build: TestBuild) -> None:
     assert {"pin", "commit", "tree", "key", "build_key", "features", "backends", "options"} <= set(info)
     assert info["options"]["GGML_BACKEND_DL"] == "ON" and info["options"]["GGML_NATIVE"] == "OFF"
     names = {p.name for p in patched_build.lib_dir.iterdir()}
-    assert {"libllama.so", "libggml.so", "libggml-base.so", "libggml-cpu.so"} <= names
+    assert {*(f"lib{name}{SUFFIX}" for name in ("llama", "ggml", "ggml-base")), "libggml-cpu.so"} <= names
     headers = {p.name for p in patched_build.include_dirs[0].iterdir()}
     assert {"llama.h", "ggml.h", "gguf.h", "mtmd.h", "ggml-self-locating.h"} <= headers
     assert (patched_build.folder / "licenses" / "LICENSE-llama.cpp").read_text().startswith("MIT License")

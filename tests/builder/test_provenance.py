@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_builds import TestBuild
+from real_builds import TestBuild, elf_only
 from throwaway import PIN, World, change, changed, make_world
 
 from pyllama.builder import provenance, third_party
@@ -244,6 +244,7 @@ def test_nothing_of_vendor_is_in_the_core(patched_build: TestBuild) -> None:
         assert not included & headers, path
 
 
+@elf_only
 @pytest.mark.matrix
 def test_a_real_build_names_its_libraries_and_what_they_need(patched_build: TestBuild) -> None:
     held = provenance.read(patched_build.folder)

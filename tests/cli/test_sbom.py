@@ -15,7 +15,7 @@ import pytest
 from cyclonedx.model.bom import Bom
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from real_builds import TestBuild
+from real_builds import SUFFIX, TestBuild
 
 from pyllama import extras
 from pyllama.builder import project
@@ -209,7 +209,7 @@ def test_a_missing_library_is_one_sentence(missing: str, patched_build: TestBuil
         ("cut", "patches/0001-view-copy.patch"),
         ("gone", "provenance.json"),
         ("gone", "patches/0001-view-copy.patch"),
-        ("gone", "lib/libllama.so"),
+        ("gone", f"lib/libllama{SUFFIX}"),
     ],
 )
 def test_a_damaged_build_is_one_sentence(

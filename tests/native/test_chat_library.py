@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_builds import SUFFIX, elf_only
 
 import pyllama
 from pyllama.builder.paths import locate
@@ -19,9 +20,10 @@ from pyllama.builder.verify import elf
 
 pytestmark = pytest.mark.matrix
 
-NAME = "libpyllama-chat.so"
+NAME = f"libpyllama-chat{SUFFIX}"
 
 
+@elf_only
 def test_it_exports_its_functions_and_nothing_of_upstream(patched_build: Any) -> None:
     """Templates of the standard library are weak in every C++ library, and merge with everybody's."""
     done = subprocess.run(
@@ -38,6 +40,7 @@ def test_it_exports_its_functions_and_nothing_of_upstream(patched_build: Any) ->
     assert not [name for kind, name in rows if kind in "VWu" and not standard.match(name)]
 
 
+@elf_only
 def test_it_needs_the_libraries_of_its_build_and_names_no_folder(patched_build: Any) -> None:
     library = elf.read(patched_build.lib_dir / NAME)
     assert library is not None and "libllama.so" in library.needed

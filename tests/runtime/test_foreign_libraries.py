@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_builds import SUFFIX, elf_only
 
-LIBRARIES = ("libllama.so", "libggml.so", "libggml-base.so", "libggml-cpu.so")
+LIBRARIES = (*(f"lib{name}{SUFFIX}" for name in ("llama", "ggml", "ggml-base")), "libggml-cpu.so")
 LOAD = """
 try:
     print("loaded", len(pyllama.devices()), pyllama.lib.llama_max_devices() > 0)
@@ -69,6 +70,7 @@ def test_missing_library(name: str, child: Any, copy: Path) -> None:
     assert told.startswith("LoadError") and str(copy / "lib") in told
 
 
+@elf_only
 @pytest.mark.parametrize("name", [*(f"lib/{name}" for name in LIBRARIES), "python/_pyllama.abi3.so"])
 def test_library_that_was_cut_short(name: str, child: Any, copy: Path) -> None:
     path = copy / name
@@ -126,6 +128,7 @@ def _shared(source: str, out: Path, *flags: str) -> Path:
     return out
 
 
+@elf_only
 def test_library_without_identity_does_not_borrow_its_dependencies(child: Any, copy: Path) -> None:
     lib = copy / "lib"
     _shared(
@@ -143,7 +146,7 @@ def test_library_without_identity_does_not_borrow_its_dependencies(child: Any, c
 @pytest.mark.parametrize("mode", ["RTLD_GLOBAL", "RTLD_LOCAL"])
 def test_stock_library_that_is_loaded_first(mode: str, child: Any, stock_build: Any) -> None:
     """It has the same soname, so the system would hand it to our libllama."""
-    other = stock_build.lib_dir / "libggml-base.so"
+    other = stock_build.lib_dir / f"libggml-base{SUFFIX}"
     done = child(f"import ctypes\nctypes.CDLL({str(other)!r}, mode=ctypes.{mode})\n{LOAD}")
     assert done.stdout.startswith("LoadError another llama.cpp") and str(other) in done.stdout
 
@@ -165,6 +168,6 @@ def test_stranger_of_another_name_that_is_global(child: Any, tmp_path: Path) -> 
 
 
 def test_own_library_that_is_loaded_first(child: Any, patched_build: Any) -> None:
-    own = patched_build.lib_dir / "libggml-base.so"
+    own = patched_build.lib_dir / f"libggml-base{SUFFIX}"
     done = child(f"import ctypes\nctypes.CDLL({str(own)!r}, mode=ctypes.RTLD_GLOBAL)\n{LOAD}")
     assert done.stdout == "loaded 1 True\n"

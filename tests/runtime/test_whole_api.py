@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from real_builds import SUFFIX
 
 pytestmark = pytest.mark.matrix
 
@@ -188,7 +189,7 @@ def test_call_from_the_command_line(child: Any, patched_build: Any) -> None:
     told = int(child("print(pyllama.lib.llama_max_devices())").stdout)
     code = f"""
 import ctypes
-real = ctypes.CDLL({str(patched_build.lib_dir / "libllama.so")!r})
+real = ctypes.CDLL({str(patched_build.lib_dir / f"libllama{SUFFIX}")!r})
 real.llama_max_devices.restype = ctypes.c_size_t
 print(real.llama_max_devices())
 """

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from real_builds import TestBuild
+from real_builds import TestBuild, elf_only
 
 from pyllama.builder.verify import abi, elf, interface, linkage
 from pyllama.builder.verify.interface import Interface
@@ -146,6 +146,7 @@ def test_a_build_that_does_not_load(tmp_path: Path) -> None:
         interface.read(tmp_path)
 
 
+@elf_only
 def test_libraries_are_taken_apart(patched_build: TestBuild, tmp_path: Path) -> None:
     core = elf.read(patched_build.lib_dir / "libllama.so")
     assert core is not None
@@ -158,6 +159,7 @@ def test_libraries_are_taken_apart(patched_build: TestBuild, tmp_path: Path) -> 
         elf.read(tmp_path / "libx.so")
 
 
+@elf_only
 def test_a_build_that_belongs_to_this_machine(tmp_path: Path) -> None:
     good = library(tmp_path / "good", HEADER, SOURCE, "-g0", "-Wl,-rpath,$ORIGIN")
     assert list(linkage.faults(good, [tmp_path])) == []

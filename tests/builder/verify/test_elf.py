@@ -6,13 +6,14 @@ import re
 import sys
 
 import pytest
-from real_builds import TestBuild
+from real_builds import TestBuild, elf_only
 
 from pyllama import extras
 from pyllama.builder.verify import elf
 from pyllama.errors import BuildError
 
 
+@elf_only
 def test_without_pyelftools_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, patched_build: TestBuild
 ) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_builds import TestBuild
+from real_builds import SUFFIX, TestBuild
 
 
 def verify(*args: str | Path) -> subprocess.CompletedProcess[str]:
@@ -37,9 +37,9 @@ def test_a_broken_promise_is_named(patched_build: TestBuild, stock_build: TestBu
     """The libraries of stock in the place of ours lack what the contract names."""
     folder = tmp_path / "build"
     shutil.copytree(patched_build.folder, folder)
-    stock = stock_build.lib_dir / "libggml.so"
-    size = (folder / "lib/libggml.so").stat().st_size
-    (folder / "lib/libggml.so").write_bytes(stock.read_bytes().ljust(size, b"\0"))
+    stock = stock_build.lib_dir / f"libggml{SUFFIX}"
+    size = (folder / f"lib/libggml{SUFFIX}").stat().st_size
+    (folder / f"lib/libggml{SUFFIX}").write_bytes(stock.read_bytes().ljust(size, b"\0"))
     done = verify("--build", folder)
     assert done.returncode == 1
     # the loader is the first to notice: the library says that it is of another tree
@@ -54,7 +54,7 @@ def test_what_is_no_build_is_refused(tmp_path: Path, patched_build: TestBuild) -
         assert "not a finished build" in done.stderr
     folder = tmp_path / "build"
     shutil.copytree(patched_build.folder, folder)
-    (folder / "lib/libllama.so").unlink()
+    (folder / f"lib/libllama{SUFFIX}").unlink()
     assert "files of it are missing" in verify("--build", folder).stderr
 
 
