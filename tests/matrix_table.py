@@ -52,8 +52,9 @@ def main() -> None:
         if file.is_file():
             chosen = [one for one in opened.select(pin, "all") if one.at(pin.name).kind == "hooks"]
             features = {one.name: one.contract.tests for one in chosen}
-            table = render(json.loads(file.read_text(encoding="utf-8")), features)
-            told[pin.name] = f"Seen on {platform.system()} {platform.machine()}.\n\n{table}"
+            rows = json.loads(file.read_text(encoding="utf-8"))
+            where = f"{platform.system()} {platform.machine()}, CPU variant {rows['cpu']['variant']}"
+            told[pin.name] = f"Seen on {where}.\n\n{render(rows, features)}"
     body = "".join(f"\n## {pin.name}\n{told[pin.name]}" for pin in opened.lock.pins if pin.name in told)
     PAGE.write_text(f"{head}{MARKER}{body}", encoding="utf-8")
 

@@ -19,6 +19,7 @@ from real_builds import TestBuild
 from rpc_servers import servers
 
 from pyllama.builder.compile import backends
+from pyllama.builder.finished import read
 
 from . import expected
 from .conftest import Compile, Run
@@ -100,7 +101,11 @@ def reference(
 
 @pytest.mark.parametrize("row", backends.table().values(), ids=lambda row: row.name)
 def test_what_is_built_loads(
-    row: backends.Backend, lacking: dict[str, str], states: dict[str, Any], notes: Notes
+    row: backends.Backend,
+    lacking: dict[str, str],
+    states: dict[str, Any],
+    machine_build: TestBuild,
+    notes: Notes,
 ) -> None:
     state = states[row.name]
     fault = expected.fault(row, lacking.get(row.name, ""), state["state"], EXPECTED)
@@ -112,6 +117,7 @@ def test_what_is_built_loads(
     notes[row.name]["devices"] = ", ".join(state["devices"]) or "none here"
     if row.kind == "cpu":
         notes[row.name].update({"tokens, F32": "the reference", "tokens, Q4_1": "the reference"})
+        notes[row.name]["variant"] = read(machine_build.folder)["cpu"]
 
 
 @pytest.mark.parametrize("weights", ["F32", "Q4_1"])
