@@ -178,6 +178,26 @@ def test_devices_of_another_machine(with_plugins: Environment, test_model: Path)
     assert "rpc" in json.loads(with_plugins.good("pyllama", "info", "--json"))["backends"]
 
 
+@pytest.mark.skipif("vulkan" not in OTHERS, reason="vulkan is not among the wheels")
+def test_a_device_that_comes_and_goes_with_its_wheel(with_plugins: Environment, test_model: Path) -> None:
+    """Without its plug-in, the CPU computes where no device was asked for, and only there."""
+    env = {"GGML_VK_VISIBLE_DEVICES": "0"}  # Mesa's lavapipe, where there is no GPU
+    run = ("run", "-m", test_model, "-n", "8", "--temp", "0", "--json")
+
+    def devices() -> list[str]:
+        return [row["name"] for row in json.loads(with_plugins.good("pyllama", "devices", "--json", **env))]
+
+    if "Vulkan0" not in devices():
+        pytest.skip("Vulkan finds no device here")
+    there = json.loads(with_plugins.good("pyllama", *run, "--device", "Vulkan0", **env))
+    assert len(there["tokens"]) == 8
+    with_plugins.pip("uninstall", "-q", "-y", "pyllama-cffi-vulkan")
+    assert "Vulkan0" not in devices()
+    assert len(json.loads(with_plugins.good("pyllama", *run, **env))["tokens"]) == 8
+    refused = with_plugins.run("pyllama", *run, "--device", "Vulkan0", **env)
+    assert refused.returncode == 2 and "there is no device 'Vulkan0'" in refused.stderr
+
+
 def test_uninstalling_removes_them(with_plugins: Environment, dist: Path) -> None:
     for name in names_of(dist):
         with_plugins.pip("uninstall", "-q", "-y", name)
