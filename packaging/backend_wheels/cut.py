@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pyllama.builder import third_party
+from pyllama.builder.provenance import ADDED
 from pyllama.errors import BuildError, UsageError
 from pyllama.native.plugins import SCHEMA
 
@@ -61,8 +62,11 @@ def _file_of(info: Mapping[str, Any], name: str) -> str:
 def cut_core(info: Mapping[str, Any], provenance: Mapping[str, Any]) -> tuple[Part, dict[str, Any]]:
     """Return the core with its CPU plug-ins, and its `provenance.json`.
 
-    Libraries of other backends go, and with them what is told about them.
+    Libraries of other backends go, and with them what is told about them. Raises UsageError for a copy of a
+    build with upstream's programs: they are no part of a wheel.
     """
+    if ADDED in info["files"]:
+        raise UsageError("the build holds what --tools added: name the folder that `pyllama build` prints")
     gone = set(plugins_of(info).values())
     kept, left = _works(provenance, gone)
     gone |= {row["notice"] for row in left} - {row["notice"] for row in kept}

@@ -29,7 +29,7 @@ SCHEMA = 1
 UPSTREAM = "ggml-org/llama.cpp"
 """Whose issues and pull requests a feature's `#123` means."""
 _FILE = "provenance.json"
-_ADDED = "provenance-added.json"
+ADDED = "provenance-added.json"
 _ADDED_ROWS = ("libraries", "third_party")
 _T = TypeVar("_T")
 
@@ -146,9 +146,9 @@ def copy_added(folder: Path, copy: Path) -> None:
 def _write_added(folder: Path, libraries: Sequence[Linked], works: Sequence[ThirdParty]) -> None:
     rows = ([asdict(row) for row in libraries], [asdict(row) for row in works])
     table = dict(zip(_ADDED_ROWS, rows, strict=True))
-    fresh = folder / f".{_ADDED}.{os.getpid()}"
+    fresh = folder / f".{ADDED}.{os.getpid()}"
     fresh.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(fresh, folder / _ADDED)
+    os.replace(fresh, folder / ADDED)
 
 
 def _changes(out: Path, pin: Pin, features: Sequence[Feature], store: TreeStore) -> tuple[Change, ...]:
@@ -216,8 +216,8 @@ def read(folder: Path) -> Provenance:
         table = json.loads(path.read_text(encoding="utf-8"))
         if table["schema"] != SCHEMA:
             raise ValueError(f"its schema is {table['schema']!r}")
-        if (folder / _ADDED).exists():
-            added = json.loads((folder / _ADDED).read_text(encoding="utf-8"))
+        if (folder / ADDED).exists():
+            added = json.loads((folder / ADDED).read_text(encoding="utf-8"))
             table |= {name: added[name] for name in _ADDED_ROWS}
         if not isinstance(table["tree"], str):
             raise ValueError(f"tree is {table['tree']!r}")

@@ -16,6 +16,7 @@ from backend_wheels.project import names
 from cyclonedx.spdx import is_expression
 
 from pyllama.builder import third_party
+from pyllama.builder.provenance import ADDED
 from pyllama.builder.verify.elf import Library
 from pyllama.errors import BuildError, UsageError
 
@@ -82,6 +83,12 @@ def test_a_core_is_for_every_cpu_unless_one_kind_is_named() -> None:
     assert for_all(["rpc", "cpu"]) == ["rpc", "cpu"]
     assert only_for({**INFO, "cpu": "all"}) == ""
     assert only_for({**INFO, "backends": ["cpu", "rpc"], "cpu": "haswell"}) == "haswell"
+
+
+def test_a_copy_with_programs_is_refused() -> None:
+    held = {**INFO, "files": {**INFO["files"], "bin/llama-simple": 9, ADDED: 9}}
+    with pytest.raises(UsageError, match="name the folder that `pyllama build` prints"):
+        cut_core(held, TOLD)
 
 
 def test_a_core_is_cut_into_itself() -> None:
