@@ -113,6 +113,9 @@ def _compile(source: Path, include: Path, module: Path, compiler: str) -> None:
         command += ["-undefined", "dynamic_lookup"]
     elif sys.platform.startswith("linux"):
         command += ["-ldl", "-Wl,--build-id=sha1", "-s"]
+    elif sys.platform == "win32":  # where a library has to know whose symbols it takes
+        python = f"python3{sys.version_info.minor}t" if free_threaded() else "python3"
+        command += [f"-L{Path(sys.base_prefix) / 'libs'}", f"-l{python}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if "error" in line]
