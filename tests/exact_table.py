@@ -26,7 +26,8 @@ logits are compared with those that followed the save, bit for bit, and the stat
 before and after, byte for byte. A number is how many shapes of cache were exact: each type of K and V, with
 flash attention and without, in a unified cache and in streams. Models are tiny ones with random weights
 (tests/tiny_models.py). "loopback" is a device with memory of its own that computes on the CPU; "Vulkan0" is
-the first Vulkan device, Mesa's lavapipe where there is no GPU. An empty cell was not run.
+the first Vulkan device, Mesa's lavapipe where there is no GPU: there two types are tried, or each with
+`PYLLAMA_TEST_EVERY_TYPE=1`, which takes lavapipe minutes a model. An empty cell was not run.
 """
 
 
