@@ -171,8 +171,7 @@ def test_devices_of_another_machine(with_plugins: Environment, test_model: Path)
             there = with_plugins.good("pyllama", *run, "--rpc", line.split()[-1])
         finally:
             server.kill()
-    here = with_plugins.good("pyllama", *run)
-    assert json.loads(there)["tokens"] == json.loads(here)["tokens"] != []
+    assert len(json.loads(there)["tokens"]) == 8  # which ones, test_rpc.py compares
     rows = json.loads(with_plugins.good("pyllama", "devices", "--explain", "--json"))
     assert {row["backend"]: row["state"] for row in rows}["rpc"] == "no device"
     assert "rpc" in json.loads(with_plugins.good("pyllama", "info", "--json"))["backends"]
