@@ -31,18 +31,8 @@ _PASSING = 3600  # seconds for which a verdict is kept that may change by itself
 _UNUSED = 30 * 24 * 3600  # seconds after which one is removed, of whatever it was
 _ENVIRONMENT = (
     *("VK_", "GGML_", "CUDA_", "NVIDIA_", "HIP_", "HSA_", "ROCR_", "ROCM_", "SYCL_", "ONEAPI_", "ZE_"),
-    *(
-        "OCL_",
-        "OPENCL_",
-        "MESA_",
-        "LIBGL_",
-        "GALLIUM_",
-        "LD_",
-        "DYLD_",
-        "OPENBLAS_",
-        "XDG_DATA_",
-        "XDG_CONFIG_",
-    ),
+    *("OCL_", "OPENCL_", "MESA_", "LIBGL_", "GALLIUM_", "LD_", "DYLD_", "OPENBLAS_"),
+    *("XDG_DATA_", "XDG_CONFIG_"),
 )
 # Those of them that name files or folders of drivers and of libraries.
 _NAMING = ("VK_", "LD_", "DYLD_", "OCL_", "OPENCL_")

@@ -200,7 +200,7 @@ def test_what_may_be_cured_is_tried_again(
         assert count.read_text() == expected
 
 
-def kept(folder: Path, name: str, **env: str) -> str:
+def kept(folder: Path, name: str) -> str:
     """Code that keeps a verdict as if the plug-in of a build had been tried."""
     return f"""
 from pathlib import Path
@@ -260,7 +260,7 @@ def test_how_long_a_verdict_is_kept(verdict: probe.Verdict, seconds: int, tmp_pa
         assert not place.exists()
 
 
-def test_files_that_variables_name(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_files_that_variables_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A driver that is replaced where a variable points, or added where the Vulkan loader looks."""
     monkeypatch.setenv("PYLLAMA_CACHE", str(tmp_path / "cache"))
     plugin, folder = plugins.Plugin("x", tmp_path / "x.so", "the build"), tmp_path / "build"

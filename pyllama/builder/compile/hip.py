@@ -20,7 +20,8 @@ _ARCHITECTURE = re.compile(r"gfx[0-9a-f]+(-[0-9a-f]+)*(-generic)?(:(sramecc|xnac
 def version(found: Sequence[Path]) -> str | None:
     """Return what the `hipcc` on PATH or in one of the roots says of itself; None without one."""
     hipcc = roots.program("hipcc", found)
-    return _lines(hipcc, "--version")[0] if hipcc and _lines(hipcc, "--version") else None
+    said = _lines(hipcc, "--version") if hipcc else []
+    return said[0] if said else None
 
 
 def too_old(said: str) -> bool:
